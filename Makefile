@@ -1,0 +1,78 @@
+# Every target sets up its own virtual environment on first use and again when the pins change.
+# Needs Python >= 3.10 and a C compiler.
+#   make PYTHON=python3.12      another Python
+#   make VENV=/tmp/venv         another place for the environment
+#   make test ARGS="-k target"  arguments for the command behind the target
+#   make PIP_ARGS="--no-index"  arguments for pip install
+
+VENV     ?= .venv
+PIP_ARGS ?=
+ARGS     ?=
+# Two workers are as fast as the tests get on small machines: each loads TVM, and torch with it.
+WORKERS  ?= 2
+
+BIN     := $(VENV)/bin
+INPUTS  := pyproject.toml constraints.txt
+SOURCES := xnortvm schedules models tools tests examples
+# mypy cannot see that schedules/, models/ and tools/ are sub-packages of xnortvm (pyproject.toml
+# says how that works), so it is shown a folder of links in which they lie where they are imported.
+TYPES   := build/types
+
+.PHONY: help demo test lint format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    compile binary ResNet-18 for this machine, check it, compare its speed"
+	@echo "make test    run the tests"
+	@echo "make lint    ruff and mypy"
+	@echo "make format  let ruff rewrite what it can"
+	@echo "make bench   per-layer speed of the packed kernels on this machine"
+	@echo "make clean   remove everything that make made"
+
+demo: $(VENV)/.ready-demo
+	$(BIN)/python examples/demo.py $(ARGS)
+
+test: $(VENV)/.ready-dev
+	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+bench: $(VENV)/.ready-demo
+	$(BIN)/xnortvm bench --layers $(ARGS)
+
+lint: $(VENV)/.ready-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf $(TYPES) && mkdir -p $(TYPES)/xnortvm
+	ln -s $(CURDIR)/xnortvm/* $(CURDIR)/schedules $(CURDIR)/models $(CURDIR)/tools $(TYPES)/xnortvm
+	MYPYPATH=$(TYPES) $(BIN)/mypy -p xnortvm
+
+format: $(VENV)/.ready-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path "./$(VENV)/*" -prune -exec rm -rf {} +
+	if [ -f $(VENV)/.ready-demo ] || [ -f $(VENV)/.ready-dev ]; then rm -rf $(VENV); fi
+
+$(VENV)/.ready-demo: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e ".[torch,onnx]" onnxruntime
+	touch $@
+
+$(VENV)/.ready-dev: $(INPUTS) | $(BIN)/python
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e ".[all,dev]"
+	touch $@ $(VENV)/.ready-demo
+
+$(BIN)/python:
+	@set -e; \
+	ok='import sys; sys.exit(sys.version_info < (3, 10))'; \
+	for python in $(PYTHON) python3 python3.13 python3.12 python3.11 python3.10 python; do \
+	  if "$$python" -c "$$ok" 2>/dev/null; then \
+	    echo "$$python -m venv $(VENV)"; \
+	    "$$python" -m venv $(VENV) && exit 0; \
+	    rm -rf $(VENV); \
+	    echo "$$python cannot make a virtual environment: install its venv module (python3-venv)." >&2; \
+	    exit 1; \
+	  fi; \
+	  if [ -n "$(PYTHON)" ]; then echo "PYTHON=$(PYTHON) is not Python 3.10 or newer." >&2; exit 1; fi; \
+	done; \
+	echo "No Python >= 3.10 was found; name one with: make PYTHON=/path/to/python3" >&2; exit 1
