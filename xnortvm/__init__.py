@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from xnortvm.errors import XnortvmError
 
 if TYPE_CHECKING:
-    from xnortvm.api import compile, explain, load  # noqa: A004
+    from xnortvm.api import compile, explain, load
     from xnortvm.runtime.module import CompiledModel
     from xnortvm.target import targets
 

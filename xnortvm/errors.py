@@ -67,15 +67,16 @@ def near(word: str, known: Iterable[str], limit: int = 3) -> str:
     Returns
     -------
     str
-        ``"; did you mean 'a' or 'b'?"``, or the empty string when nothing is close.
+        ``" (did you mean 'a' or 'b'?)"``, or the empty string when nothing is close.
 
     Examples
     --------
-    >>> near("cortex-a27", ["cortex-a72", "znver4"])
-    "; did you mean 'cortex-a72'?"
+    >>> near("cortex-a722", ["cortex-a72", "znver4"])
+    " (did you mean 'cortex-a72'?)"
     """
     by_lower = {name.lower(): name for name in known}
-    matches = difflib.get_close_matches(word.lower(), by_lower, n=limit, cutoff=0.6)
-    if not matches:
+    found = difflib.get_close_matches(word.lower(), by_lower, n=limit, cutoff=0.6)
+    if not found:
         return ""
-    return "; did you mean " + " or ".join(repr(by_lower[match]) for match in matches) + "?"
+    *first, last = [repr(by_lower[match]) for match in found]
+    return f" (did you mean {', '.join(first)}{' or ' if first else ''}{last}?)"
