@@ -1,0 +1,213 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``relax.xnortvm.bconv2d``: convolution of packed ±1 activations with packed ±1 weights.
+
+The accumulator. Let a bit 1 mean −1. Two signs multiply to −1 exactly when their bits differ, so
+over K positions ``dot = (K − differing) − differing = K − 2·popcount(a xor w)``. Bits that pad a
+word are 0 in both operands and never differ. Spatial padding by +1 is bit 0, by −1 bit 1. Zero
+padding is read as bit 0, which adds the padded weights' signs to the sum; ``base`` subtracts
+them, from a table with one entry per border class of rows and of columns:
+``acc = base[row class, column class, o] − 2·popcount``, exact in int32 for any K.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from xnortvm._tvm import TensorType, relax, te, tirx
+from xnortvm.ops.channels import blocked_weight, group_of, lane_of
+from xnortvm.ops.dot import differing_bits
+from xnortvm.ops.layout import (
+    BorderClasses,
+    border_classes,
+    minus_one_words,
+    output_size,
+    words,
+)
+from xnortvm.ops.padding import pad_image
+from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
+
+if TYPE_CHECKING:
+    from xnortvm.schedules.isa import Isa
+
+NAME = "relax.xnortvm.bconv2d"
+
+
+def _sizes(call: Any) -> tuple[int, int]:
+    _, height, width, _ = static_shape(call.args[0])
+    _, kernel_h, kernel_w, _ = static_shape(call.args[1])
+    strides, dilation = call.attrs["strides"], call.attrs["dilation"]
+    top, left, bottom, right = call.attrs["padding"]
+    rows = output_size(height, kernel_h, strides[0], top, bottom, dilation[0])
+    columns = output_size(width, kernel_w, strides[1], left, right, dilation[1])
+    return int(rows), int(columns)
+
+
+def _infer_type(call: Any) -> TensorType:
+    images, _, _, packed = static_shape(call.args[0])
+    outputs, _, _, per_group = static_shape(call.args[1])
+    channels, groups = int(call.attrs["channels"]), int(call.attrs["groups"])
+    if channels % groups or outputs % groups:
+        raise ValueError(f"{channels} → {outputs} channels do not divide into {groups} groups")
+    if per_group != words(channels // groups) or packed != groups * per_group:
+        raise ValueError(f"{channels} channels in {groups} groups do not fill {packed} words")
+    return TensorType((images, *_sizes(call), outputs), "int32")
+
+
+register_relax_op(NAME, ["a", "w", "base"], _infer_type)
+
+
+def bconv2d(
+    a: Any,
+    w: Any,
+    base: Any,
+    *,
+    channels: int,
+    strides: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0, 0, 0),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    pad_value: int = 0,
+    layer: str = "",
+) -> Any:
+    """Return a call that convolves packed signs.
+
+    Parameters
+    ----------
+    a : relax.Expr
+        (N, H, W, G · ceil(C / G / 32)) uint32, bit 1 is −1.
+    w : relax.Expr
+        (O, KH, KW, ceil(C / G / 32)) uint32, constant.
+    base : relax.Expr
+        (RC, CC, O) int32, constant; `xnortvm.ops.border_base`.
+    channels : int
+        Input channels of all groups.
+    padding : (top, left, bottom, right)
+    pad_value : {0, 1, -1}
+    layer : str
+        Name of the layer in the user's model.
+
+    Returns
+    -------
+    relax.Call
+        (N, OH, OW, O) int32, the exact accumulator.
+    """
+    if pad_value not in (0, 1, -1):
+        raise ValueError(f"signs are padded with 0, 1 or -1, not {pad_value}")
+    return make_call(
+        NAME,
+        [a, w, base],
+        channels=int(channels),
+        strides=[int(s) for s in strides],
+        padding=[int(p) for p in padding],
+        dilation=[int(d) for d in dilation],
+        groups=int(groups),
+        pad_value=int(pad_value),
+        layer=layer,
+    )
+
+
+def _class_index(position: Any, classes: BorderClasses) -> Any:
+    if not classes.inner:
+        return position
+    index = tirx.min(position, classes.first) if classes.first else tirx.const(0, "int32")
+    if classes.last:
+        index = index + tirx.max(position - (classes.size - 1 - classes.last), 0)
+    return index
+
+
+def bconv2d_te(
+    a: Any,
+    w: Any,
+    base: Any,
+    *,
+    outputs: int,
+    kernel: tuple[int, int],
+    channels: int,
+    strides: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    pad_value: int,
+    isa: Isa,
+) -> Any:
+    """Return the tensor expression; ``w`` is blocked by `blocked_weight`."""
+    images, height, width, _ = (int(dim) for dim in a.shape)
+    top, left, bottom, right = padding
+    rows = border_classes(height, kernel[0], strides[0], top, bottom, dilation[0])
+    columns = border_classes(width, kernel[1], strides[1], left, right, dilation[1])
+    ones = minus_one_words(channels // groups)
+    per_group = len(ones)
+
+    def padding_word(c: Any) -> Any:
+        if pad_value != -1:
+            return tirx.const(0, "uint32")
+        full, last = (tirx.const(word, "uint32") for word in (ones[0], ones[-1]))
+        if ones[0] == ones[-1]:
+            return full
+        return tirx.Select(tirx.floormod(c, per_group) == per_group - 1, last, full)
+
+    x = pad_image(a, padding, padding_word)
+
+    def xor(index: Sequence[Any], at: Sequence[Any]) -> Any:
+        n, y, i, o = index
+        ky, kx, word = at
+        activation = x[
+            n,
+            y * strides[0] + ky * dilation[0],
+            i * strides[1] + kx * dilation[1],
+            group_of(o, outputs, groups, isa.lanes) * per_group + word,
+        ]
+        block, lane = lane_of(o, isa.lanes)
+        return activation ^ w[block, ky, kx, word, lane]
+
+    padded = int(w.shape[0]) * isa.lanes
+    count = differing_bits(
+        (images, rows.size, columns.size, padded),
+        (kernel[0], kernel[1], per_group),
+        xor,
+        isa,
+        "bconv2d",
+    )
+    corrected = tuple(int(dim) for dim in base.shape[:2]) != (1, 1)
+
+    def accumulator(n: Any, y: Any, i: Any, o: Any) -> Any:
+        row = _class_index(y, rows) if corrected else 0
+        column = _class_index(i, columns) if corrected else 0
+        differing = count[n, y, i, o].astype("int32")
+        return base[row, column, o] - tirx.const(2, "int32") * differing
+
+    shape = (images, rows.size, columns.size, outputs)
+    return te.compute(shape, accumulator, name="acc", attrs={"xnortvm.op": "accumulator"})
+
+
+def legalize(bb: Any, call: Any, isa: Isa) -> Any:
+    """Lower a call of `bconv2d` to TIR, with the weights blocked for the vector length."""
+    packed = constant_value(call.args[1])
+    if packed is None:
+        raise ValueError("the weights of bconv2d must be a constant")
+    groups = int(call.attrs["groups"])
+
+    def integers(name: str) -> tuple[int, ...]:
+        return tuple(int(value) for value in call.attrs[name])
+
+    def compute(a: Any, w: Any, base: Any) -> Any:
+        return bconv2d_te(
+            a,
+            w,
+            base,
+            outputs=packed.shape[0],
+            kernel=(packed.shape[1], packed.shape[2]),
+            channels=int(call.attrs["channels"]),
+            strides=integers("strides"),  # type: ignore[arg-type]
+            padding=integers("padding"),  # type: ignore[arg-type]
+            dilation=integers("dilation"),  # type: ignore[arg-type]
+            groups=groups,
+            pad_value=int(call.attrs["pad_value"]),
+            isa=isa,
+        )
+
+    weight = relax.const(blocked_weight(packed, isa.lanes))
+    return bb.call_te(
+        compute, call.args[0], weight, call.args[2], primfunc_name_hint="xnortvm_bconv2d"
+    )

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``relax.xnortvm.bdense``: packed ±1 rows times packed ±1 weights, ``acc = K − 2·popcount``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from xnortvm._tvm import TensorType, relax, te, tirx
+from xnortvm.ops.channels import blocked_weight, lane_of
+from xnortvm.ops.dot import differing_bits
+from xnortvm.ops.layout import words
+from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
+
+if TYPE_CHECKING:
+    from xnortvm.schedules.isa import Isa
+
+NAME = "relax.xnortvm.bdense"
+
+
+def _infer_type(call: Any) -> TensorType:
+    rows, packed = static_shape(call.args[0])
+    outputs, per_row = static_shape(call.args[1])
+    channels = int(call.attrs["channels"])
+    if packed != per_row or packed != words(channels):
+        raise ValueError(f"{channels} inputs do not fill rows of {packed} and {per_row} words")
+    return TensorType((rows, outputs), "int32")
+
+
+register_relax_op(NAME, ["a", "w"], _infer_type)
+
+
+def bdense(a: Any, w: Any, *, channels: int, layer: str = "") -> Any:
+    """Return a call that multiplies packed signs.
+
+    Parameters
+    ----------
+    a : relax.Expr
+        (M, ceil(K / 32)) uint32, bit 1 is −1.
+    w : relax.Expr
+        (O, ceil(K / 32)) uint32, constant.
+    channels : int
+        K.
+
+    Returns
+    -------
+    relax.Call
+        (M, O) int32, the exact accumulator.
+    """
+    return make_call(NAME, [a, w], channels=int(channels), layer=layer)
+
+
+def bdense_te(a: Any, w: Any, *, outputs: int, channels: int, isa: Isa) -> Any:
+    """Return the tensor expression; ``w`` is blocked by `blocked_weight`."""
+    rows = int(a.shape[0])
+
+    def xor(index: Sequence[Any], at: Sequence[Any]) -> Any:
+        block, lane = lane_of(index[1], isa.lanes)
+        return a[index[0], at[0]] ^ w[block, at[0], lane]
+
+    padded = int(w.shape[0]) * isa.lanes
+    count = differing_bits((rows, padded), (words(channels),), xor, isa, "bdense")
+
+    def accumulator(m: Any, o: Any) -> Any:
+        differing = count[m, o].astype("int32")
+        return tirx.const(channels, "int32") - tirx.const(2, "int32") * differing
+
+    return te.compute((rows, outputs), accumulator, name="acc", attrs={"xnortvm.op": "accumulator"})
+
+
+def legalize(bb: Any, call: Any, isa: Isa) -> Any:
+    """Lower a call of `bdense` to TIR, with the weights blocked for the vector length."""
+    packed = constant_value(call.args[1])
+    if packed is None:
+        raise ValueError("the weights of bdense must be a constant")
+    channels = int(call.attrs["channels"])
+    return bb.call_te(
+        lambda a, w: bdense_te(a, w, outputs=packed.shape[0], channels=channels, isa=isa),
+        call.args[0],
+        relax.const(blocked_weight(packed, isa.lanes)),
+        primfunc_name_hint="xnortvm_bdense",
+    )

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``relax.nn.conv2d`` in floats, NHWC with constant OHWI weights, in the packed kernels' form."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from xnortvm._tvm import ir, relax, te, tirx
+from xnortvm.ops.channels import blocked_weight, group_of, lane_of
+from xnortvm.ops.layout import output_size
+from xnortvm.ops.padding import pad_image
+from xnortvm.ops.registry import constant_value
+
+if TYPE_CHECKING:
+    from xnortvm.schedules.isa import Isa
+
+NAME = "relax.nn.conv2d"
+
+
+def conv2d_te(
+    x: Any,
+    w: Any,
+    *,
+    outputs: int,
+    strides: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    isa: Isa,
+) -> Any:
+    """Return the tensor expression.
+
+    Parameters
+    ----------
+    x : te.Tensor
+        (N, H, W, C) float.
+    w : te.Tensor
+        (O / lanes, KH, KW, C / groups, lanes), blocked by `blocked_weight`.
+    """
+    dtype = str(x.dtype)
+    images, height, width, _ = (int(dim) for dim in x.shape)
+    _, kernel_h, kernel_w, per_group, _ = (int(dim) for dim in w.shape)
+    top, left, bottom, right = padding
+    rows = output_size(height, kernel_h, strides[0], top, bottom, dilation[0])
+    columns = output_size(width, kernel_w, strides[1], left, right, dilation[1])
+    padded = pad_image(x, padding, lambda _: tirx.const(0, dtype))
+    ky, kx, c = (
+        te.reduce_axis((0, extent), name)
+        for extent, name in ((kernel_h, "ky"), (kernel_w, "kx"), (per_group, "c"))
+    )
+
+    def product(n: Any, y: Any, i: Any, o: Any) -> Any:
+        block, lane = lane_of(o, isa.lanes)
+        value = padded[
+            n,
+            y * strides[0] + ky * dilation[0],
+            i * strides[1] + kx * dilation[1],
+            group_of(o, outputs, groups, isa.lanes) * per_group + c,
+        ]
+        return te.sum(value * w[block, ky, kx, c, lane], axis=[ky, kx, c])
+
+    channels = int(w.shape[0]) * isa.lanes
+    shape = (images, rows, columns, channels)
+    result = te.compute(shape, product, name="conv2d", attrs={"xnortvm.op": "conv2d"})
+    if channels == outputs:
+        return result
+    return te.compute(
+        (images, rows, columns, outputs),
+        lambda *index: result(*index),
+        name="real_channels",
+        attrs={"xnortvm.op": "accumulator"},
+    )
+
+
+def legalize(bb: Any, call: Any, isa: Isa) -> Any:
+    """Lower an NHWC convolution by constant weights to TIR; TVM's own rule does the others."""
+    attrs = call.attrs
+    weight = constant_value(call.args[1])
+    ours = (
+        str(attrs.data_layout) == "NHWC"
+        and str(attrs.kernel_layout) == "OHWI"
+        and str(attrs.out_layout) in ("", "NHWC")
+        and str(attrs.out_dtype) in ("", "float32")
+        and weight is not None
+        and str(call.ty.dtype) == "float32"
+    )
+    if not ours:
+        return ir.Op.get(NAME).get_attr("FLegalize")(bb, call)
+    strides, padding, dilation = (
+        tuple(int(value) for value in values)
+        for values in (attrs.strides, attrs.padding, attrs.dilation)
+    )
+    groups = int(attrs.groups)
+    return bb.call_te(
+        lambda x, w: conv2d_te(
+            x,
+            w,
+            outputs=weight.shape[0],
+            strides=strides,  # type: ignore[arg-type]
+            padding=padding,  # type: ignore[arg-type]
+            dilation=dilation,  # type: ignore[arg-type]
+            groups=groups,
+            isa=isa,
+        ),
+        call.args[0],
+        relax.const(blocked_weight(weight, isa.lanes)),
+        primfunc_name_hint="xnortvm_conv2d",
+    )
