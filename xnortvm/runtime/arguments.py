@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Arrays of the user to arrays of TVM and back, checked, without copies where that is safe.
+
+TVM's kernels load and store aligned vectors, so a borrowed input must be contiguous and aligned
+to `ALIGNMENT` bytes; torch's tensors usually are, NumPy's usually are not. What cannot be
+borrowed is copied into a staging tensor that lives as long as the model.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from xnortvm._tvm import runtime, tvm_ffi
+from xnortvm.errors import InputError, near
+from xnortvm.runtime.interface import TensorSpec
+
+ALIGNMENT = 64
+
+
+def bind(
+    specs: Sequence[TensorSpec], positional: Sequence[Any], named: Mapping[str, Any]
+) -> list[Any]:
+    """Put positional and named arguments into the order of the inputs.
+
+    Raises
+    ------
+    InputError
+        When an argument is missing, unknown or given twice.
+    """
+    names = [spec.name for spec in specs]
+    wanted = f"the model takes {_plural(len(specs), 'input')} ({', '.join(names)})"
+    if len(positional) > len(specs):
+        raise InputError(f"{wanted}, and {len(positional)} were given")
+    bound = dict(zip(names, positional, strict=False))
+    for name, value in named.items():
+        if name not in names:
+            raise InputError(f"{wanted}, and none is called {name!r}{near(name, names)}")
+        if name in bound:
+            raise InputError(f"input {name!r} was given twice, by position and by name")
+        bound[name] = value
+    missing = [name for name in names if name not in bound]
+    if missing:
+        raise InputError(f"{wanted}, and {', '.join(map(repr, missing))} was not given")
+    return [bound[name] for name in names]
+
+
+def kind_of(specs: Sequence[TensorSpec], values: Sequence[Any]) -> str:
+    """Return ``"numpy"`` or ``"torch"``, the one kind that all values have.
+
+    Raises
+    ------
+    InputError
+        When a value is of another kind, or kinds are mixed.
+    """
+    kinds = {}
+    for spec, value in zip(specs, values, strict=True):
+        if isinstance(value, np.ndarray):
+            kinds[spec.name] = "numpy"
+        elif _is_torch(value):
+            kinds[spec.name] = "torch"
+        else:
+            raise InputError(
+                f"input {spec.name!r} must be a NumPy array or a torch tensor of {spec}, "
+                f"got {type(value).__module__}.{type(value).__qualname__}"
+            )
+    if len(set(kinds.values())) > 1:
+        mixed = ", ".join(f"{name} is {kind}" for name, kind in kinds.items())
+        raise InputError(f"inputs must all be NumPy arrays or all torch tensors, but {mixed}")
+    return next(iter(kinds.values()), "numpy")
+
+
+def check(spec: TensorSpec, value: Any) -> None:
+    """Compare shape, dtype and device of a value with what the model expects.
+
+    Raises
+    ------
+    InputError
+        One sentence with the name of the input, what was expected and what was given.
+    """
+    shape, dtype = tuple(value.shape), str(value.dtype).removeprefix("torch.")
+    if dtype != spec.dtype:
+        raise InputError(
+            f"input {spec.name!r} must be {spec.dtype}, got {dtype}; "
+            f"convert it with {_CONVERT[_is_torch(value)].format(dtype=spec.dtype)}"
+        )
+    if shape != spec.shape:
+        got = str(TensorSpec("", shape, dtype))
+        one_batch = len(shape) == len(spec.shape) > 0 and shape[1:] == spec.shape[1:]
+        hint = (
+            f"; the model was compiled for batch {spec.shape[0]}, compile it again with "
+            f"example_inputs of batch {shape[0]}"
+            if one_batch
+            else ""
+        )
+        raise InputError(f"input {spec.name!r} must be {spec}, got {got}{hint}")
+    if _is_torch(value):
+        if value.device.type != "cpu":
+            raise InputError(
+                f"input {spec.name!r} must be on the CPU, got a tensor on {value.device}; "
+                "move it with .cpu()"
+            )
+        if value.layout is not sys.modules["torch"].strided:
+            raise InputError(f"input {spec.name!r} must be dense, got layout {value.layout}")
+    elif not value.dtype.isnative:
+        raise InputError(f"input {spec.name!r} must have this machine's byte order")
+
+
+class Staging:
+    """One aligned tensor per input, for values that cannot be borrowed.
+
+    Parameters
+    ----------
+    specs : sequence of TensorSpec
+        The inputs of the model.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        self._specs = tuple(specs)
+        self._buffers: dict[int, tuple[Any, np.ndarray[Any, Any]]] = {}
+
+    def take(self, index: int, value: Any) -> Any:
+        """Return a TVM tensor with the contents of a checked value, borrowed or copied."""
+        if _is_torch(value):
+            value = value.detach().resolve_conj().resolve_neg()
+        try:
+            return tvm_ffi.from_dlpack(value, require_alignment=ALIGNMENT, require_contiguous=True)
+        except (RuntimeError, ValueError, BufferError, TypeError):
+            # Misaligned, strided, or read-only, which NumPy does not lend.
+            tensor, view = self._buffer(index)
+            np.copyto(view, value.numpy() if _is_torch(value) else value)
+            return tensor
+
+    def _buffer(self, index: int) -> tuple[Any, np.ndarray[Any, Any]]:
+        if index not in self._buffers:
+            spec = self._specs[index]
+            tensor = runtime.empty(spec.shape, spec.dtype)
+            self._buffers[index] = tensor, np.from_dlpack(tensor)
+        return self._buffers[index]
+
+
+def flatten(result: Any) -> list[Any]:
+    """Return the tensors of a (nested) tuple of tensors."""
+    if isinstance(result, runtime.Tensor):
+        return [result]
+    return [leaf for field in result for leaf in flatten(field)]
+
+
+def hand_out(tensors: Sequence[Any], kind: str, *, copy: bool) -> Any:
+    """Turn the outputs into arrays of the caller's kind: one bare, several as a tuple.
+
+    Parameters
+    ----------
+    tensors : sequence of tvm.runtime.Tensor
+        What the virtual machine returned. Their memory goes back to its pool when the last
+        array that uses it is gone.
+    kind : str
+        ``"numpy"`` or ``"torch"``.
+    copy : bool
+        Copy instead of lending the memory.
+    """
+    arrays = tuple(_HAND_OUT[kind](tensor, copy) for tensor in tensors)
+    return arrays[0] if len(arrays) == 1 else arrays
+
+
+def _to_numpy(tensor: Any, copy: bool) -> Any:
+    return tensor.numpy() if copy else np.from_dlpack(tensor)
+
+
+def _to_torch(tensor: Any, copy: bool) -> Any:
+    torch = sys.modules["torch"]
+    return torch.from_numpy(tensor.numpy()) if copy else torch.from_dlpack(tensor)
+
+
+def _can_be_borrowed(value: Any) -> bool:
+    if _is_torch(value):
+        return bool(value.is_contiguous()) and value.data_ptr() % ALIGNMENT == 0
+    flags = value.flags
+    # NumPy does not lend read-only memory.
+    return bool(flags.c_contiguous and flags.writeable) and value.ctypes.data % ALIGNMENT == 0
+
+
+def _is_torch(value: Any) -> bool:
+    # Nobody has a torch tensor without having imported torch.
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+_CONVERT = {True: ".to(torch.{dtype})", False: '.astype("{dtype}")'}
+_HAND_OUT: dict[str, Callable[[Any, bool], Any]] = {"numpy": _to_numpy, "torch": _to_torch}

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Can this machine run code that was built for a target? Asked before the code is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xnortvm import _cpus
+from xnortvm.errors import TargetError
+
+if TYPE_CHECKING:
+    from xnortvm.target import Target
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What code needs of the machine that runs it.
+
+    Attributes
+    ----------
+    triple : str
+        LLVM's triple, all parts.
+    features : tuple of str
+        CPU features that the compiler was free to use, by LLVM's names, sorted.
+    """
+
+    triple: str
+    features: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain data that `from_json` reads."""
+        return {"triple": self.triple, "features": list(self.features)}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Machine:
+        """Read what `to_json` gave."""
+        return cls(str(data["triple"]), tuple(map(str, data["features"])))
+
+
+def machine_of(target: Target) -> Machine:
+    """Return what CPU code for a target needs."""
+    return Machine(target.triple, tuple(sorted(target.features)))
+
+
+def check_host(machine: Machine, what: str) -> None:
+    """Refuse code that this machine cannot run, instead of dying of an illegal instruction.
+
+    Parameters
+    ----------
+    machine : Machine
+        What the code needs.
+    what : str
+        Beginning of the sentence, such as ``"model.xnor was compiled for cortex-a72"``.
+
+    Raises
+    ------
+    TargetError
+        With what is missing.
+    """
+    host = _cpus.host_cpu()
+    needs, has = _cpus.link_triple(machine.triple), _cpus.link_triple(host.triple)
+    if needs != has:
+        raise TargetError(
+            f"{what}, which means {needs}, and this machine is {has}; "
+            "compile the model for this machine or load the file on the other one"
+        )
+    missing = [name for name in machine.features if name not in host.features]
+    if missing:
+        raise TargetError(
+            f"{what}, which needs the CPU features {', '.join(missing)} that this machine lacks; "
+            "compile the model for this machine"
+        )

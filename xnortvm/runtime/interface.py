@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a compiled model takes and gives: names, shapes and dtypes, read from Relax ``main``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from xnortvm._tvm import IRModule, TensorType, TupleType, relax, tirx
+from xnortvm.errors import ModelError
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """One input or output.
+
+    Attributes
+    ----------
+    name : str
+        Name in the user's model; ``output0`` … for outputs.
+    shape : tuple of int
+        All dimensions, batch first.
+    dtype : str
+        NumPy's name of the element type, such as ``"float32"``.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+    def __str__(self) -> str:
+        return f"{self.dtype} [{'×'.join(map(str, self.shape)) or 'scalar'}]"
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """What the profile and the report know about one function of the library.
+
+    Attributes
+    ----------
+    layers : tuple of str
+        Names of the layers of the user's model that it computes, as far as they are known.
+    schedule : str
+        Name of the rule or record that scheduled it, empty when unknown.
+    """
+
+    layers: tuple[str, ...] = ()
+    schedule: str = ""
+
+
+@dataclass(frozen=True)
+class Interface:
+    """Inputs, outputs and kernels of a compiled model.
+
+    Attributes
+    ----------
+    inputs, outputs : tuple of TensorSpec
+        In the order of the arguments and of the results.
+    kernels : dict of str to Kernel
+        Every kernel of the library by its symbol.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    kernels: dict[str, Kernel]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain dicts and lists that `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Interface:
+        """Read what `to_json` gave."""
+
+        def specs(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+            return tuple(
+                TensorSpec(str(r["name"]), tuple(int(n) for n in r["shape"]), str(r["dtype"]))
+                for r in rows
+            )
+
+        kernels = {
+            str(name): Kernel(tuple(row["layers"]), str(row["schedule"]))
+            for name, row in data["kernels"].items()
+        }
+        return cls(specs(data["inputs"]), specs(data["outputs"]), kernels)
+
+
+def interface_of(mod: IRModule) -> Interface:
+    """Read the interface of a module's ``main`` and the layer names of its kernels.
+
+    They come from the function attributes ``xnortvm.layers`` (list of str) and
+    ``xnortvm.schedule`` (str).
+
+    Raises
+    ------
+    ModelError
+        When a shape is not known at compile time.
+    """
+    main = mod["main"]
+    inputs = tuple(_spec(p.name, p.ty) for p in main.params)
+    result = main.ret_ty
+    fields = _flat(result)
+    outputs = tuple(_spec(f"output{i}", ty) for i, ty in enumerate(fields))
+    kernels = {
+        gv.name_hint: _kernel(func)
+        for gv, func in mod.functions_items()
+        if isinstance(func, tirx.PrimFunc)
+    }
+    return Interface(inputs, outputs, dict(sorted(kernels.items())))
+
+
+def may_alias(mod: IRModule) -> bool:
+    """Tell whether an output of ``main`` may share memory with an input or a constant.
+
+    That is so for outputs that no kernel writes: inputs passed through, constants, reshapes.
+    """
+    main = mod["main"]
+    body = main.body
+    bound: dict[Any, Any] = {}
+    while isinstance(body, relax.SeqExpr):
+        for block in body.blocks:
+            bound.update({binding.var: binding.value for binding in block.bindings})
+        body = body.body
+    return any(not _written(expr, bound) for expr in _leaves(body, bound))
+
+
+def _leaves(expr: Any, bound: dict[Any, Any]) -> list[Any]:
+    while isinstance(expr, relax.Var) and expr in bound:
+        expr = bound[expr]
+    if isinstance(expr, relax.Tuple):
+        return [leaf for field in expr.fields for leaf in _leaves(field, bound)]
+    return [expr]
+
+
+def _written(expr: Any, bound: dict[Any, Any]) -> bool:
+    while True:
+        if isinstance(expr, relax.Var) and expr in bound:
+            expr = bound[expr]
+        elif isinstance(expr, relax.TupleGetItem):
+            expr = expr.tuple_value
+        else:
+            break
+    return isinstance(expr, relax.Call) and getattr(expr.op, "name", "") in (
+        "relax.call_tir",
+        "relax.call_tir_with_grad",
+    )
+
+
+def _flat(ty: Any) -> list[Any]:
+    if isinstance(ty, TupleType):
+        return [leaf for field in ty.fields for leaf in _flat(field)]
+    return [ty]
+
+
+def _spec(name: str, ty: Any) -> TensorSpec:
+    if not isinstance(ty, TensorType):
+        raise ModelError(f"{name} of the model is a {type(ty).__name__}, and only tensors can run")
+    shape = ty.shape.values if ty.shape is not None else None
+    if shape is None or not all(isinstance(n, tirx.IntImm) for n in shape):
+        raise ModelError(
+            f"{name} of the model has the dynamic shape {ty.shape}; "
+            "export the model with fixed sizes, the batch size too"
+        )
+    return TensorSpec(name, tuple(int(n) for n in shape), str(ty.dtype))
+
+
+def _kernel(func: Any) -> Kernel:
+    attrs = dict(func.attrs or {})
+    layers = tuple(str(name) for name in attrs.get("xnortvm.layers", ()))
+    return Kernel(layers, str(attrs.get("xnortvm.schedule", "")))

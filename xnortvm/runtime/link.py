@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Turn a built executable into the bytes of a shared library."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from xnortvm.errors import CompileError, MissingDependencyError
+from xnortvm.runtime.noise import without_noise
+
+# Tried in this order when $CC is not set.
+LINKERS = ("cc", "gcc", "clang")
+# No build id and no section of compiler versions: equal objects give equal libraries.
+LINK_FLAGS = ("-shared", "-fPIC", "-Wl,--build-id=none")
+LINK_FLAGS_MACOS = ("-dynamiclib", "-undefined", "dynamic_lookup", "-Wl,-no_uuid")
+
+
+def find_linker() -> list[str]:
+    """Return the command of the C compiler that links, from ``$CC`` or the search path.
+
+    Raises
+    ------
+    MissingDependencyError
+        When there is none; models can still be compiled and called, only not saved.
+    """
+    named = os.environ.get("CC")
+    if named:
+        command = shlex.split(named)
+        if shutil.which(command[0]):
+            return command
+        raise MissingDependencyError(
+            f"the environment variable CC names {command[0]!r}, which cannot be run; "
+            "unset it or name an installed C compiler"
+        )
+    for name in LINKERS:
+        path = shutil.which(name)
+        if path:
+            return [path]
+    raise MissingDependencyError(
+        f"saving a model needs a C compiler to link with and none of {', '.join(LINKERS)} was "
+        "found; install one (Debian, Ubuntu: sudo apt install gcc) or name one in CC"
+    )
+
+
+def link(executable: Any) -> bytes:
+    """Return the shared library of a ``VMExecutable`` as bytes, the same for equal executables.
+
+    Raises
+    ------
+    MissingDependencyError
+        When there is no C compiler.
+    CompileError
+        When linking fails.
+    """
+    linker = find_linker()
+    flags = LINK_FLAGS_MACOS if sys.platform == "darwin" else LINK_FLAGS
+
+    def run(output: str, objects: list[str], **_: Any) -> None:
+        folder = Path(output).parent
+        command = [*linker, *flags, "-o", output, *sorted(objects), "-lm"]
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise CompileError(
+                f"{linker[0]} could not link the library: {done.stderr.strip() or done.stdout}"
+            )
+
+    with tempfile.TemporaryDirectory(prefix="xnortvm-link-") as folder:
+        path = Path(folder) / "library.so"
+        with without_noise():
+            executable.export_library(str(path), fcompile=run, workspace_dir=folder)
+        return path.read_bytes()

@@ -1,0 +1,308 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A model that runs: call it, save it, load it, time it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from xnortvm._tvm import VirtualMachine, runtime, tvm
+from xnortvm.errors import CompileError, ModelError
+from xnortvm.runtime import arguments, bundle
+from xnortvm.runtime import trace as tracing
+from xnortvm.runtime.host import Machine, check_host, machine_of
+from xnortvm.runtime.interface import Interface, TensorSpec
+from xnortvm.runtime.measure import BenchmarkResult, Profile, time_calls
+from xnortvm.runtime.noise import without_noise
+from xnortvm.runtime.threads import use_threads
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from xnortvm.runtime.build import Built
+
+
+class CompiledModel:
+    """A compiled model. Made by `xnortvm.compile` and `xnortvm.load`, not by hand.
+
+    Calls may come from several threads; they run one after the other.
+
+    Attributes
+    ----------
+    report
+        What the compiler decided for every layer; `str()` prints it.
+    inputs, outputs : tuple of TensorSpec
+        Names, shapes and dtypes.
+    target_name : str
+        What it was compiled for.
+    num_threads : int
+        Threads that it runs on.
+
+    Examples
+    --------
+    >>> y = compiled(x)  # doctest: +SKIP
+    >>> compiled.save("net.xnor")  # doctest: +SKIP
+    >>> print(compiled.benchmark())  # doctest: +SKIP
+    """
+
+    def __init__(
+        self,
+        *,
+        interface: Interface,
+        report: Any,
+        target_name: str,
+        num_threads: int,
+        machine: Machine,
+        copies_outputs: bool,
+        library: Callable[[], bytes],
+        loadable: Callable[[], Any],
+    ) -> None:
+        self.report = report
+        self.target_name = target_name
+        self.num_threads = num_threads
+        self._interface = interface
+        self._machine = machine
+        self._copies_outputs = copies_outputs
+        self._library = library
+        self._loadable = loadable
+        self._lock = threading.Lock()
+        self._staging = arguments.Staging(interface.inputs)
+        self._loaded: Any = None
+
+    @classmethod
+    def from_built(cls, built: Built, report: Any) -> CompiledModel:
+        """Wrap what `xnortvm.runtime.build.build` returned; needs no linker before `save`."""
+        return cls(
+            interface=built.interface,
+            report=report,
+            target_name=built.target.name,
+            num_threads=built.target.num_threads,
+            machine=machine_of(built.target),
+            copies_outputs=built.copies_outputs,
+            library=lambda: built.library,
+            loadable=lambda: built.executable,
+        )
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs in the order of the arguments."""
+        return self._interface.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The outputs in the order of the results."""
+        return self._interface.outputs
+
+    @property
+    def library(self) -> bytes:
+        """The shared library; the same model and target give the same bytes."""
+        return self._library()
+
+    def __repr__(self) -> str:
+        takes = ", ".join(f"{spec.name}: {spec}" for spec in self.inputs)
+        gives = ", ".join(map(str, self.outputs))
+        return f"CompiledModel({takes} -> {gives}; {self.target_name})"
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """Run the model.
+
+        Parameters
+        ----------
+        *inputs, **named : ndarray or torch.Tensor
+            By position or by name; shape and dtype as in ``inputs``. Contiguous tensors aligned
+            to 64 bytes are read in place, others are copied.
+
+        Returns
+        -------
+        ndarray, torch.Tensor or tuple of them
+            The kind that was given; one output bare, several as a tuple. The memory is the
+            caller's: later calls do not touch it.
+
+        Raises
+        ------
+        InputError
+            When number, names, kinds, shapes, dtypes or devices do not fit.
+        TargetError
+            When this machine cannot run the code.
+        """
+        values = arguments.bind(self.inputs, inputs, named)
+        kind = arguments.kind_of(self.inputs, values)
+        for spec, value in zip(self.inputs, values, strict=True):
+            arguments.check(spec, value)
+        with self._lock:
+            vm = self._vm()
+            use_threads(self.num_threads)
+            result = vm["main"](*map(self._staging.take, range(len(values)), values))
+            return arguments.hand_out(arguments.flatten(result), kind, copy=self._copies_outputs)
+
+    def benchmark(
+        self, inputs: Sequence[Any] | None = None, *, repeats: int | None = None, warmup: int = 5
+    ) -> BenchmarkResult:
+        """Time whole calls, one after the other.
+
+        Parameters
+        ----------
+        inputs : sequence of ndarray or torch.Tensor, optional
+            Arguments of the call; random values by default.
+        repeats : int, optional
+            Timed calls; by default as many as take about one second, 10 to 500.
+        warmup : int
+            Calls before, not counted.
+        """
+        values = self._inputs_or_random(inputs)
+        self(*values)
+        return time_calls(
+            lambda: self(*values), repeats=repeats, warmup=warmup, num_threads=self.num_threads
+        )
+
+    def profile(self, inputs: Sequence[Any] | None = None, *, repeats: int = 20) -> Profile:
+        """Time every kernel in its place in the run.
+
+        Parameters
+        ----------
+        inputs : sequence of ndarray or torch.Tensor, optional
+            Arguments of the call; random values by default.
+        repeats : int
+            Runs of the model; medians are reported.
+        """
+        values = self._inputs_or_random(inputs)
+        self(*values)  # checks the values and warms the caches
+        with self._lock:
+            use_threads(self.num_threads)
+            tensors = list(map(self._staging.take, range(len(values)), values))
+            sites = tracing.time_kernels(self._vm(), tensors, max(repeats, 1))
+        return Profile.of(sites, self._interface.kernels)
+
+    def trace(self, inputs: Sequence[Any] | None = None) -> list[tracing.KernelCall]:
+        """Run once and return every kernel call with copies of its arguments.
+
+        Parameters
+        ----------
+        inputs : sequence of ndarray or torch.Tensor, optional
+            Arguments of the call; random values by default.
+        """
+        values = self._inputs_or_random(inputs)
+        self(*values)
+        with self._lock:
+            tensors = list(map(self._staging.take, range(len(values)), values))
+            return tracing.trace(self._vm(), tensors)
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the model to one file that `xnortvm.load` reads.
+
+        Parameters
+        ----------
+        path : path-like
+            Usually with the suffix ``.xnor``; an existing file is replaced in one step.
+
+        Returns
+        -------
+        Path
+            The file.
+
+        Raises
+        ------
+        OutputError
+            When the file cannot be written.
+        MissingDependencyError
+            When no C compiler is found to link with.
+        """
+        manifest = {
+            "interface": self._interface.to_json(),
+            "target": self.target_name,
+            "num_threads": self.num_threads,
+            "machine": self._machine.to_json(),
+            "copies_outputs": self._copies_outputs,
+        }
+        report = json.dumps(self.report.to_json(), indent=1).encode()
+        path = Path(path)
+        bundle.write(path, manifest, {bundle.LIBRARY: self.library, bundle.REPORT: report})
+        return path
+
+    def _vm(self) -> Any:
+        if self._loaded is None:
+            check_host(self._machine, f"the model was compiled for {self.target_name}")
+            self._loaded = VirtualMachine(self._loadable(), tvm.cpu())
+        return self._loaded
+
+    def _inputs_or_random(self, inputs: Sequence[Any] | None) -> list[Any]:
+        if inputs is not None:
+            return list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
+        random = np.random.default_rng(0)
+        return [
+            np.asarray(random.standard_normal(spec.shape)).astype(spec.dtype)
+            for spec in self.inputs
+        ]
+
+
+def load(path: str | os.PathLike[str]) -> CompiledModel:
+    """Load a model that `CompiledModel.save` wrote.
+
+    The file holds machine code that runs in this process: load only files that you trust.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+
+    Returns
+    -------
+    CompiledModel
+        With its report.
+
+    Raises
+    ------
+    ModelError
+        When the file is missing, is no compiled model, or is damaged.
+    VersionError
+        When it was compiled with a TVM whose files this one cannot read.
+    TargetError
+        When it was compiled for another machine.
+
+    Examples
+    --------
+    >>> compiled = xnortvm.load("net.xnor")  # doctest: +SKIP
+    """
+    from xnortvm.report import Report
+
+    path = Path(path)
+    manifest, members = bundle.read(path)
+    try:
+        interface = Interface.from_json(manifest["interface"])
+        machine = Machine.from_json(manifest["machine"])
+        name, threads = str(manifest["target"]), int(manifest["num_threads"])
+        copies = bool(manifest["copies_outputs"])
+        library = members[bundle.LIBRARY]
+        report = Report.from_json(json.loads(members[bundle.REPORT]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{path} is damaged: its manifest lacks {error}") from error
+    check_host(machine, f"{path} was compiled for {name}")
+    return CompiledModel(
+        interface=interface,
+        report=report,
+        target_name=name,
+        num_threads=threads,
+        machine=machine,
+        copies_outputs=copies,
+        library=lambda: library,
+        loadable=lambda: _load_library(library, path),
+    )
+
+
+def _load_library(library: bytes, path: Path) -> Any:
+    # The dynamic loader wants a file; once mapped, the file is no longer needed.
+    with tempfile.TemporaryDirectory(prefix="xnortvm-load-") as folder:
+        file = Path(folder) / bundle.LIBRARY
+        file.write_bytes(library)
+        try:
+            with without_noise():
+                return runtime.load_module(str(file))
+        except Exception as error:
+            last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+            raise CompileError(f"the library in {path} cannot be loaded: {last}") from error

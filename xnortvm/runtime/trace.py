@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Look into a run: which kernels were called, in which order, with what data, how long.
+
+The virtual machine calls an instrument before and after every instruction. Its own helpers
+(allocation, shape checks) are told from kernels by the prefix of their names.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xnortvm._tvm import runtime, tvm_ffi
+
+_BUILTIN = "vm."
+# What the virtual machine understands as answers of an instrument.
+_RUN, _SKIP = 0, 1
+
+
+class KernelCall(NamedTuple):
+    """One call of a kernel.
+
+    Attributes
+    ----------
+    kernel : str
+        Symbol of the kernel in the library.
+    args : tuple of ndarray
+        Copies of all arguments as they were after the call: inputs and constants, then outputs.
+    """
+
+    kernel: str
+    args: tuple[np.ndarray[Any, Any], ...]
+
+
+def trace(vm: Any, inputs: Sequence[Any]) -> list[KernelCall]:
+    """Run ``main`` once and record every kernel call.
+
+    Parameters
+    ----------
+    vm : tvm.relax.VirtualMachine
+        With the model loaded.
+    inputs : sequence of tvm.runtime.Tensor
+        Arguments of ``main``.
+
+    Returns
+    -------
+    list of KernelCall
+        In the order of execution.
+    """
+    calls: list[KernelCall] = []
+
+    def record(_func: Any, symbol: str, before: bool, _result: Any, *args: Any) -> int:
+        if not before and not symbol.startswith(_BUILTIN):
+            arrays = tuple(arg.numpy() for arg in args if isinstance(arg, runtime.Tensor))
+            calls.append(KernelCall(symbol, arrays))
+        return _RUN
+
+    with _instrument(vm, record):
+        vm["main"](*inputs)
+    return calls
+
+
+def time_kernels(vm: Any, inputs: Sequence[Any], repeats: int) -> list[tuple[str, list[float]]]:
+    """Run ``main`` `repeats` times and time every kernel call in its place in the run.
+
+    The instrument calls the kernel itself and tells the virtual machine to skip it, so that
+    the caches hold what they hold in a normal run and the instrument's own cost is not counted;
+    what is left of it, one call from Python (about 1 µs), is measured and subtracted.
+
+    Returns
+    -------
+    list of (str, list of float)
+        Symbol and times in microseconds, one entry for each call site in order of execution.
+    """
+    clock = time.perf_counter_ns
+    runs: list[list[tuple[str, int]]] = []
+
+    def measure(func: Any, symbol: str, before: bool, _result: Any, *args: Any) -> int:
+        if not before or symbol.startswith(_BUILTIN):
+            return _RUN
+        start = clock()
+        func(*args)
+        runs[-1].append((symbol, clock() - start))
+        return _SKIP
+
+    overhead = _call_overhead_ns()
+    with _instrument(vm, measure):
+        for _ in range(repeats):
+            runs.append([])
+            vm["main"](*inputs)
+    return [
+        (site[0][0], [max(elapsed - overhead, 0) / 1e3 for _, elapsed in site])
+        for site in zip(*runs, strict=True)
+    ]
+
+
+def _call_overhead_ns() -> int:
+    """Return what one timed call of a function that does nothing costs, in nanoseconds."""
+    clock = time.perf_counter_ns
+    func = tvm_ffi.get_global_func("vm.builtin.null_value")
+    times = []
+    for _ in range(100):
+        start = clock()
+        func()
+        times.append(clock() - start)
+    return sorted(times)[len(times) // 2]
+
+
+@contextmanager
+def _instrument(vm: Any, function: Any) -> Iterator[None]:
+    vm.set_instrument(function)
+    try:
+        yield
+    finally:
+        vm.set_instrument(None)
