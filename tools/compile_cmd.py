@@ -1,0 +1,86 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``xnortvm compile``: a model in, a library with its report out."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+from pathlib import Path
+
+from xnortvm.errors import ModelError, OutputError
+from xnortvm.tools import model_arg
+from xnortvm.tools.outcome import Outcome
+
+HELP = "compile a model and save it for `xnortvm.load`"
+
+_log = logging.getLogger("xnortvm.tools.compile")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of this command."""
+    model_arg.add_arguments(parser)
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="file to write")
+    add_compile_arguments(parser)
+    parser.add_argument("--dump-dir", metavar="DIR", help="write the module there after each phase")
+
+
+def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what every command that compiles takes."""
+    parser.add_argument("--num-threads", type=int, metavar="N", help="threads of the kernels")
+    parser.add_argument(
+        "--sign-zero",
+        choices=["+1"],
+        help="take sign(0), a true zero in PyTorch, as +1 instead of keeping it",
+    )
+    parser.add_argument(
+        "--verify", action="store_true", help="check every binary layer against its reference"
+    )
+
+
+def run(args: argparse.Namespace) -> Outcome:
+    """Compile MODEL and save it to OUT."""
+    import xnortvm
+    from xnortvm.target import resolve
+
+    if model_arg.is_compiled(args.model):
+        raise ModelError(f"{args.model} is compiled already; compile its .pt2 or .onnx file again")
+    output = Path(args.output)
+    _check_writable(output)
+    target = resolve(args.target, num_threads=args.num_threads)
+    source = model_arg.find_source(args)
+    _log.info("compiling %s for %s (%s)", source.name, target.name, target.isa)
+    start = time.perf_counter()
+    compiled = xnortvm.compile(
+        source.model,
+        target=args.target,
+        example_inputs=source.example_inputs,
+        num_threads=args.num_threads,
+        sign_zero=args.sign_zero,
+        verify=args.verify,
+        dump_dir=args.dump_dir,
+    )
+    seconds = time.perf_counter() - start
+    compiled.save(output)
+    data = {
+        "model": source.name,
+        "output": str(output),
+        "target": target.to_json(),
+        "seconds": seconds,
+        "verified": args.verify,
+        "report": compiled.report.to_json(),
+    }
+    text = f"{compiled.report}\n\nCompiled in {seconds:.1f} s (seconds) and saved to {output}."
+    return Outcome(text, data)
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse an output path now, not after the minute that compiling may take."""
+    folder = path.absolute().parent
+    if path.is_dir():
+        raise OutputError(f"{path} cannot be written: it is a folder; name a file, as in net.xnor")
+    if not folder.is_dir():
+        raise OutputError(f"{path} cannot be written: the folder {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"{path} cannot be written: the folder {folder} is not writable")
