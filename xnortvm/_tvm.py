@@ -152,6 +152,7 @@ __all__ = [
     "topi",
     "tvm",
     "tvm_ffi",
+    "typed_global_var",
     "visitor",
 ]
 
@@ -184,6 +185,13 @@ def target_kind_options(kind: str) -> dict[str, str]:
 def target_tags() -> frozenset[str]:
     """Return the names of the targets that TVM itself defines."""
     return frozenset(str(name) for name in tvm_ffi.get_global_func("target.TargetTagListTags")())
+
+
+def typed_global_var(name: str, func: Any) -> Any:
+    """Return a new name for a function; a global variable carries its function's type."""
+    gvar = ir.GlobalVar(name)
+    relax.expr._update_type(gvar, func.ty)
+    return gvar
 
 
 def _front_end(module: str, needs: str, extra: str) -> Any:

@@ -6,6 +6,7 @@ Importing this package registers the operators ``relax.xnortvm.*``.
 
 from __future__ import annotations
 
+from xnortvm.ops.affine import affine
 from xnortvm.ops.bconv2d import bconv2d
 from xnortvm.ops.bdense import bdense
 from xnortvm.ops.bitpack import bitpack, threshold_pack
@@ -26,6 +27,7 @@ from xnortvm.ops.sign import sign
 __all__ = [
     "WORD",
     "BorderClasses",
+    "affine",
     "bconv2d",
     "bdense",
     "bitpack",

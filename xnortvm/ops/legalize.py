@@ -7,6 +7,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from xnortvm.ops.affine import NAME as AFFINE
+from xnortvm.ops.affine import legalize as legalize_affine
 from xnortvm.ops.bconv2d import NAME as BCONV2D
 from xnortvm.ops.bconv2d import legalize as legalize_bconv2d
 from xnortvm.ops.bdense import NAME as BDENSE
@@ -35,6 +37,7 @@ def legalize_map(isa: Isa) -> dict[str, Callable[[Any, Any], Any]]:
     weights, whose weights are blocked for the lanes of ``isa``.
     """
     return {
+        AFFINE: legalize_affine,
         SIGN: legalize_sign,
         BITPACK: partial(legalize_bitpack, isa=isa),
         THRESHOLD_PACK: partial(legalize_threshold_pack, isa=isa),

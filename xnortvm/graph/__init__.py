@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading a Relax dataflow function: who computes what, and what chains of operators do."""

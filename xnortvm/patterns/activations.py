@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two-valued activations: a sign, perhaps scaled, shifted, padded, pooled or reshaped."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from xnortvm._tvm import relax
+from xnortvm.patterns.reject import Reject
+from xnortvm.patterns.zeros import ZeroPolicy, structural_zero
+from xnortvm.graph.dataflow import Values, op_name, shape_of, value_of
+
+
+@dataclass(frozen=True)
+class BinaryActivations:
+    """Activations a·v + b with v in {-1, +1}.
+
+    Attributes
+    ----------
+    var : Var
+        v, in float: the result of a sign, a max-pool of one, ... .
+    scale, offset : float
+        a and b; sign idioms that give ±1 have a = 1 and b = 0.
+    padding : tuple of int
+        Rows and columns (top, left, bottom, right) that an explicit pad adds around v.
+    pad_value : float
+        What it adds, in units of v (+1, -1), or 0 for real zeros.
+    zeros : str
+        "" when v is never 0 on purpose, else why zeros that occur count as +1 by request.
+    ternary : bool
+        Whether the sign is torch.sign, whose exact zeros are taken as +1.
+    """
+
+    var: Any
+    scale: float = 1.0
+    offset: float = 0.0
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    pad_value: float = 0.0
+    zeros: str = ""
+    ternary: bool = False
+
+
+#: Operators of two-valued values that give the same two values.
+PASS_THROUGH = frozenset(
+    {"relax.nn.max_pool2d", "relax.reshape", "relax.permute_dims", "relax.strided_slice"}
+)
+
+
+def binary_activations(values: Values, var: Any, policy: ZeroPolicy) -> BinaryActivations | Reject:
+    """Follow a layer's input back to the sign that made it.
+
+    Parameters
+    ----------
+    values : Values
+        Who computes what; sign idioms in their one form, `xnortvm.sign`.
+    var : Var
+        The layer's input, channels last.
+    policy : ZeroPolicy
+        What to do with torch.sign of values that are 0 on purpose.
+    """
+    call = values.producer(var)
+    name = op_name(call)
+    if name == "relax.xnortvm.sign":
+        return _sign(values, var, call, policy)
+    if name in ("relax.multiply", "relax.add"):
+        return _scaled(values, call, name, policy)
+    if name == "relax.nn.pad":
+        return _padded(values, call, policy)
+    if name in PASS_THROUGH:
+        inner = binary_activations(values, call.args[0], policy)
+        if isinstance(inner, Reject):
+            return inner
+        if inner.scale < 0 and name == "relax.nn.max_pool2d":
+            return Reject("its input is the maximum of a sign times a negative number")
+        if any(inner.padding):
+            return Reject(f"its input is padded before {name.removeprefix('relax.')}")
+        return replace(inner, var=var) if (inner.scale, inner.offset) == (1.0, 0.0) else Reject(
+            f"its input is a scaled sign behind {name.removeprefix('relax.')}"
+        )
+    if name == "relax.concat":
+        return _concat(values, var, call, policy)
+    return Reject(
+        f"its input is real-valued: it comes from {_describe(name, var)}, not from a sign",
+        "apply sign to its input if this layer should be binary",
+    )
+
+
+def _sign(
+    values: Values, var: Any, call: Any, policy: ZeroPolicy
+) -> BinaryActivations | Reject:
+    if str(call.attrs["zero"]) != "0":
+        return BinaryActivations(var)
+    zeros = structural_zero(values, call.args[0])
+    if zeros is None:
+        return BinaryActivations(var, ternary=True)
+    if policy.accept:
+        return BinaryActivations(var, zeros=zeros, ternary=True)
+    return Reject(
+        f"torch.sign makes its input ternary, because sign(0) = 0 and {zeros}",
+        'use a sign that gives +1 at 0, or compile with sign_zero="+1"',
+    )
+
+
+def _scaled(values: Values, call: Any, name: str, policy: ZeroPolicy) -> BinaryActivations | Reject:
+    factor, inner_var = None, None
+    for mine, other in ((0, 1), (1, 0)):
+        value = value_of(call.args[mine])
+        if value is not None and value.size == 1:
+            factor, inner_var = float(value.item()), call.args[other]
+    if factor is None or not isinstance(inner_var, relax.Var):
+        return Reject(
+            "its input is real-valued: a sum or product that is not a sign times a number",
+            "multiply by the scale after the layer instead of before it",
+        )
+    inner = binary_activations(values, inner_var, policy)
+    if isinstance(inner, Reject):
+        return inner
+    if any(inner.padding):
+        return Reject("its input is padded before it is scaled")
+    if name == "relax.multiply":
+        if factor == 0:
+            return Reject("its input is a sign times 0")
+        return replace(inner, scale=inner.scale * factor, offset=inner.offset * factor)
+    return replace(inner, offset=inner.offset + factor)
+
+
+def _padded(values: Values, call: Any, policy: ZeroPolicy) -> BinaryActivations | Reject:
+    widths = [int(w) for w in call.attrs.pad_width]
+    if str(call.attrs.pad_mode) != "constant" or len(widths) != 8 or any(widths[:2] + widths[6:]):
+        return Reject("its input is padded in a way that is not a constant border of the map")
+    if min(widths) < 0:
+        return Reject("its input is cropped by a negative padding")
+    inner = binary_activations(values, call.args[0], policy)
+    if isinstance(inner, Reject):
+        return inner
+    if any(inner.padding):
+        return Reject("its input is padded twice")
+    padded = (float(call.attrs.pad_value) - inner.offset) / inner.scale
+    if float(call.attrs.pad_value) != 0 and abs(padded) != 1:
+        return Reject(
+            f"its input is padded with {float(call.attrs.pad_value):g}, a third value",
+            "pad with 0, +1 or -1",
+        )
+    value = 0.0 if float(call.attrs.pad_value) == 0 and abs(padded) != 1 else padded
+    return replace(
+        inner, padding=(widths[2], widths[4], widths[3], widths[5]), pad_value=value
+    )
+
+
+def _concat(values: Values, var: Any, call: Any, policy: ZeroPolicy) -> BinaryActivations | Reject:
+    parts = [binary_activations(values, field, policy) for field in call.args[0].fields]
+    for part in parts:
+        if isinstance(part, Reject):
+            return part
+        if (part.scale, part.offset) != (1.0, 0.0) or any(part.padding):
+            return Reject("its input joins signs with different scales or paddings")
+    signs = [part for part in parts if isinstance(part, BinaryActivations)]
+    return BinaryActivations(
+        var,
+        zeros=next((part.zeros for part in signs if part.zeros), ""),
+        ternary=any(part.ternary for part in signs),
+    )
+
+
+def _describe(name: str, var: Any) -> str:
+    if not name:
+        return f"the network's input {var.name}" if isinstance(var, relax.Var) else "a constant"
+    shape = shape_of(var)
+    size = "×".join(map(str, shape)) if shape else "?"
+    return f"{name.removeprefix('relax.').removeprefix('nn.').removeprefix('xnortvm.')} ({size})"

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An operator and everything elementwise that follows it → one kernel.
+
+A region starts at an anchor (a convolution, a dense layer, a pooling) and takes in the elementwise
+operators and bit packings behind it that have the anchor's output shape: scales, batch norm,
+PReLU, the residual add, and the sign of the result. What later operators read becomes an output of
+the kernel, so a residual block gives the float trunk and the next layer's bits at once. Elementwise
+operators that no anchor can take form regions of their own.
+
+Each region becomes a private Relax function with the attribute ``Primitive``, which
+``LegalizeOps`` and ``FuseTIR`` turn into one PrimFunc.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from xnortvm._tvm import BlockBuilder, IRModule, ir, relax
+from xnortvm.graph.dataflow import (
+    Builder,
+    Graph,
+    is_const,
+    layer_name,
+    op_name,
+    shape_of,
+    value_of,
+    variables,
+)
+from xnortvm.graph.pointwise import is_pointwise
+
+#: Operators that start a kernel, and the short name that the kernel gets from them.
+ANCHORS = {
+    "relax.xnortvm.bconv2d": "bconv2d",
+    "relax.xnortvm.bdense": "bdense",
+    "relax.nn.conv2d": "conv2d",
+    "relax.matmul": "dense",
+    "relax.nn.max_pool2d": "max_pool2d",
+    "relax.nn.avg_pool2d": "avg_pool2d",
+    "relax.xnortvm.bmaxpool2d": "bmaxpool2d",
+}
+
+#: Operators that read a value of the anchor's shape and give packed bits.
+PACKS = frozenset({"relax.xnortvm.bitpack", "relax.xnortvm.threshold_pack"})
+
+#: Attributes of a kernel: the anchor operator, the layer, the regions's number of operators.
+KERNEL_OP = "xnortvm.kernel_op"
+KERNEL_LAYER = "xnortvm.layer"
+
+
+def group_epilogues(mod: IRModule) -> IRModule:
+    """Move every region into a private function of its own."""
+    graph = Graph(mod["main"])
+    return _rebuild(mod, graph, _regions(graph))
+
+
+class _Region:
+    """Variables that one kernel computes, in order, the anchor first."""
+
+    def __init__(self, anchor: Any, kind: str, layer: str) -> None:
+        self.members: dict[Any, None] = {anchor: None}
+        self.anchor, self.kind, self.layer = anchor, kind, layer
+
+
+def _regions(graph: Graph) -> dict[Any, _Region]:
+    """Assign variables to regions; anchors that come last choose first.
+
+    A residual add has two candidates; it goes to the later one, which then reads the other's
+    result from memory.
+    """
+    owner: dict[Any, _Region] = {}
+    calls = list(graph.calls())
+    for var, call in reversed(calls):
+        kind = ANCHORS.get(op_name(call))
+        if kind is not None and shape_of(var) is not None and _has_kernel(call):
+            _grow(graph, owner, _Region(var, kind, _layer(var, call)))
+    for var, call in calls:
+        alone = is_pointwise(call) or op_name(call) in PACKS
+        if var not in owner and alone and shape_of(var) is not None and _is_tensor_code(call):
+            kind = "elementwise" if is_pointwise(call) else "bitpack"
+            _grow(graph, owner, _Region(var, kind, _layer(var, call)))
+    return owner
+
+
+def _layer(var: Any, call: Any) -> str:
+    attrs = call.attrs
+    if isinstance(attrs, ir.attrs.DictAttrs) and "layer" in attrs:
+        return str(attrs["layer"])
+    return layer_name(call, str(var.name))
+
+
+def _has_kernel(call: Any) -> bool:
+    """Whether the anchor is one that the kernels know: constant 2-D weights for a dense layer."""
+    if op_name(call) != "relax.matmul":
+        return True
+    weight = value_of(call.args[1])
+    return weight is not None and weight.ndim == 2
+
+
+def _is_tensor_code(call: Any) -> bool:
+    return any(isinstance(arg, relax.Var) for arg in call.args)
+
+
+def _grow(graph: Graph, owner: dict[Any, _Region], region: _Region) -> None:
+    shape = shape_of(region.anchor)
+    owner[region.anchor] = region
+    if op_name(graph.value[region.anchor]) in PACKS:
+        return
+    started = False
+    for var, call in graph.calls():
+        if var.same_as(region.anchor):
+            started = True
+            continue
+        if not started or var in owner or not _fits(graph, region, call, var, shape):
+            continue
+        owner[var] = region
+        region.members[var] = None
+        if _is_cyclic(graph, owner, region):
+            del owner[var], region.members[var]
+
+
+def _fits(graph: Graph, region: _Region, call: Any, var: Any, shape: Any) -> bool:
+    used = [arg for arg in call.args if isinstance(arg, relax.Var)]
+    if not any(arg in region.members for arg in used):
+        return False
+    if op_name(call) in PACKS:
+        return call.args[0] in region.members and shape_of(call.args[0]) == shape
+    return is_pointwise(call) and shape_of(var) == shape
+
+
+def _is_cyclic(graph: Graph, owner: dict[Any, _Region], region: _Region) -> bool:
+    """Whether something that the region reads depends on the region."""
+    pending = [
+        arg
+        for var in region.members
+        for arg in variables(graph.value[var])
+        if owner.get(arg) is not region
+    ]
+    seen: set[Any] = set()
+    while pending:
+        var = pending.pop()
+        if var in seen or var not in graph.value:
+            continue
+        seen.add(var)
+        other = owner.get(var)
+        if other is region:
+            return True
+        group = other.members if other is not None else {var: None}
+        seen.update(group)
+        pending += [arg for v in group for arg in variables(graph.value[v])]
+    return False
+
+
+def _rebuild(mod: IRModule, graph: Graph, owner: dict[Any, _Region]) -> IRModule:
+    builder = Builder()
+    func = mod["main"]
+    params = [relax.Var(str(param.name), param.ty) for param in graph.params]
+    builder.env = dict(zip(graph.params, params, strict=True))
+    names: dict[str, int] = {}
+    attrs = dict(func.attrs.items()) if func.attrs else None
+
+    def emit(var: Any) -> None:
+        """Emit the binding or the region of a variable, after everything that it reads."""
+        stack = [var]
+        while stack:
+            current = stack[-1]
+            if current in builder.env:
+                stack.pop()
+                continue
+            region = owner.get(current)
+            members = list(region.members) if region is not None else [current]
+            needed = [
+                arg
+                for member in members
+                for arg in variables(graph.value[member])
+                if arg not in builder.env and (region is None or arg not in region.members)
+            ]
+            if needed:
+                stack += needed
+                continue
+            stack.pop()
+            if region is not None:
+                _emit_region(builder, graph, region, names)
+                continue
+            expr = builder.new(graph.value[current])
+            atom = isinstance(expr, (relax.Var, relax.Tuple)) or is_const(expr)
+            builder.env[current] = expr if atom else builder.emit(expr, str(current.name))
+
+    with builder.block.function("main", params, attrs=attrs):
+        with builder.block.dataflow():
+            for var, _ in graph.bindings:
+                emit(var)
+            output = builder.block.emit_output(builder.new(graph.result))
+        builder.block.emit_func_output(output)
+    return relax.transform.DeadCodeElimination(["main"])(builder.block.get())
+
+
+def _emit_region(
+    builder: Builder, graph: Graph, region: _Region, names: dict[str, int]
+) -> None:
+    outputs = [
+        var
+        for var in region.members
+        if any(user not in region.members for user in graph.users[var])
+    ]
+    inputs = list(
+        dict.fromkeys(
+            arg
+            for var in region.members
+            for arg in variables(graph.value[var])
+            if arg not in region.members
+        )
+    )
+    name = _kernel_name(region, names)
+    function = _region_function(graph, region, inputs, outputs)
+    gvar = builder.block.add_func(function, name)
+    call = builder.block.emit(relax.Call(gvar, [builder.env[arg] for arg in inputs]), name)
+    for i, var in enumerate(outputs):
+        one = len(outputs) == 1
+        builder.env[var] = (
+            call if one else builder.block.emit(relax.TupleGetItem(call, i), str(var.name))
+        )
+
+
+def _kernel_name(region: _Region, names: dict[str, int]) -> str:
+    name = f"{region.kind}_{re.sub(r'[^0-9a-zA-Z_]', '_', region.layer)}"
+    names[name] = names.get(name, 0) + 1
+    return name if names[name] == 1 else f"{name}_{names[name]}"
+
+
+def _region_function(graph: Graph, region: _Region, inputs: list[Any], outputs: list[Any]) -> Any:
+    inner = Builder()
+    inner.block = BlockBuilder()
+    params = [relax.Var(str(arg.name), arg.ty) for arg in inputs]
+    inner.env = dict(zip(inputs, params, strict=True))
+    attrs = {"Primitive": 1, KERNEL_OP: region.kind, KERNEL_LAYER: region.layer}
+    with inner.block.function("kernel", params, attrs=attrs, private=True):
+        with inner.block.dataflow():
+            for var in region.members:
+                inner.env[var] = inner.emit(inner.new(graph.value[var]), str(var.name))
+            made = [inner.env[var] for var in outputs]
+            result = made[0] if len(made) == 1 else relax.Tuple(made)
+            output = inner.block.emit_output(result)
+        inner.block.emit_func_output(output)
+    return inner.block.get()["kernel"]
