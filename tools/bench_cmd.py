@@ -115,6 +115,7 @@ def _compiled(
 ) -> tuple[CompiledModel, model_arg.Source | None]:
     """Return the compiled model, and what it was compiled from where that is known."""
     import xnortvm
+    from xnortvm.target import resolve
 
     if model_arg.is_compiled(args.model):
         if names:
@@ -123,8 +124,9 @@ def _compiled(
                 "name the .pt2 or .onnx file that it was compiled from"
             )
         return model_arg.load_compiled(args.model), None
+    target = resolve(args.target, num_threads=args.num_threads)
     source = model_arg.find_source(args)
-    _log.info("compiling %s for %s", source.name, args.target)
+    _log.info("compiling %s for %s (%s)", source.name, target.name, target.isa)
     compiled = xnortvm.compile(
         source.model,
         target=args.target,

@@ -124,8 +124,8 @@ def compare(mine: Outputs, theirs: Outputs, peer: str) -> Agreement:
         )
     error, top1 = 0.0, True
     for ours, other in zip(mine, theirs, strict=True):
-        largest = float(np.abs(other).max(initial=0.0)) or 1.0
-        error = max(error, float(np.abs(ours - other).max(initial=0.0)) / largest)
+        largest = np.abs(other).max(initial=0.0) or 1.0
+        error = float(np.maximum(error, np.abs(ours - other).max(initial=0.0) / largest))
         if ours.ndim and ours.shape[-1]:
             top1 = top1 and bool((ours.argmax(-1) == other.argmax(-1)).all())
     if not (error <= _SAME or (error <= _FLIPPED and top1)):

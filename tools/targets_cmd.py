@@ -34,8 +34,10 @@ def run(args: argparse.Namespace) -> Outcome:
         ]
         return Outcome(table(["property", "value"], rows), fields)
     presets = targets()
-    rows = [(name, row.spec, row.title) for name, row in presets.items()]
     return Outcome(
-        table(["preset", "the same as", "what it is"], rows),
+        table(
+            ["preset", "the same as", "what it is"],
+            [(name, row.spec, row.title) for name, row in presets.items()],
+        ),
         {name: row.to_json() for name, row in presets.items()},
     )
