@@ -68,6 +68,7 @@ def bconv2d(
     dilation: Sequence[int] = (1, 1),
     groups: int = 1,
     pad_value: int = 0,
+    offset: int = 0,
     layer: str = "",
 ) -> Any:
     """Return a call that convolves packed signs.
@@ -84,6 +85,8 @@ def bconv2d(
         Input channels of all groups.
     padding : (top, left, bottom, right)
     pad_value : {0, 1, -1}
+    offset : int
+        The activations are v + offset for the signs v; ``base`` holds what that adds.
     layer : str
         Name of the layer in the user's model.
 
@@ -103,6 +106,7 @@ def bconv2d(
         dilation=[int(d) for d in dilation],
         groups=int(groups),
         pad_value=int(pad_value),
+        offset=int(offset),
         layer=layer,
     )
 

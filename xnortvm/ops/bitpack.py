@@ -38,9 +38,12 @@ def bitpack(x: Any, *, groups: int = 1, zero: str = "+1") -> Any:
         (..., C) float32.
     groups : int
         Every C / groups channels start a new word.
+    zero : {"+1", "-1", "0"}
+        What 0 counts as; "0" is a ternary sign whose zeros are taken as +1, and counted by
+        `xnortvm.verify`.
     """
-    if zero not in ("+1", "-1"):
-        raise ValueError(f'a bit holds "+1" or "-1" for zero, not {zero!r}')
+    if zero not in ("+1", "-1", "0"):
+        raise ValueError(f'zero is "+1", "-1" or "0", not {zero!r}')
     return make_call(NAME, [x], groups=groups, zero=zero)
 
 

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from xnortvm import ops
-from xnortvm._tvm import IRModule, relax
+from xnortvm._tvm import IRModule, ir, relax
+from xnortvm.frontend.names import span
 from xnortvm.graph.dataflow import (
     Builder,
     const,
@@ -76,8 +77,8 @@ class LowerBinary:
             return None
         match = check(builder, call, self.policy)
         if isinstance(match, Reject):
-            self._add_row(builder, var, call, match)
-            return None
+            row = self._add_row(builder, var, call, match)
+            return ir.Call(call.op, call.args, call.attrs, call.ty_args, span(row.name))
         row = self._add_row(builder, var, call, match)
         acc = _LOWER[type(match)](self, builder, call, match, row)
         row.bytes_after += 4 * match.weights.scale.size
@@ -138,8 +139,8 @@ def _pack(state: LowerBinary, builder: Builder, var: Any, groups: int) -> Any:
     call = builder.producer(var)
     name = op_name(call)
     if name == "relax.xnortvm.sign":
-        zero = "-1" if str(call.attrs["zero"]) == "-1" else "+1"
-        return builder.emit(ops.bitpack(call.args[0], groups=groups, zero=zero), f"{var.name}_bits")
+        bits = ops.bitpack(call.args[0], groups=groups, zero=str(call.attrs["zero"]))
+        return builder.emit(bits, f"{var.name}_bits")
     if name == "relax.nn.max_pool2d" and str(call.attrs.layout) == "NHWC":
         pooled = ops.bmaxpool2d(
             state.pack(builder, call.args[0], groups),
@@ -199,6 +200,7 @@ def _conv2d(
             dilation=dilation,
             groups=groups,
             pad_value=pad_value,
+            offset=ratio,
             layer=row.name,
         ),
         "acc",

@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The public functions: the stages in order, nothing else."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xnortvm import pipeline
+from xnortvm._tvm import IRModule
+from xnortvm.errors import ModelError
+from xnortvm.frontend import Imported, import_model
+from xnortvm.patterns import ZeroPolicy
+from xnortvm.report import Report
+from xnortvm.runtime.build import build
+from xnortvm.runtime.module import CompiledModel, load
+from xnortvm.target import Target, resolve
+from xnortvm.transform.kernel_rows import add_kernels, planned_activations
+from xnortvm.verify import verify_layers
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["compile", "explain", "load"]
+
+log = logging.getLogger("xnortvm")
+
+
+def compile(
+    model: Any,
+    *,
+    target: Any = "llvm",
+    example_inputs: Any = None,
+    num_threads: int | None = None,
+    sign_zero: str | None = None,
+    verify: bool | Sequence[Any] = False,
+    dump_dir: str | Path | None = None,
+) -> CompiledModel:
+    """Compile a model with binary layers.
+
+    Parameters
+    ----------
+    model : torch.nn.Module, ExportedProgram, path, onnx.ModelProto, or IRModule
+        A module needs `example_inputs`; a path leads to a ``.pt2`` or ``.onnx`` file.
+    target : str, dict, tvm.target.Target or xnortvm.target.Target
+        ``"llvm"`` is this host with all its features; ``"llvm -mcpu=cortex-a72"``,
+        ``"cuda -arch=sm_90"``, or a preset such as ``"rpi4"`` (`xnortvm.targets`).
+    example_inputs : tensor, or tuple of tensors
+        Positional arguments of the model; they fix its input shapes.
+    num_threads : int, optional
+        CPU threads that a call may use; 1 unless given here or in the target.
+    sign_zero : {None, "+1"}
+        ``torch.sign(0)`` is 0, a third value. By default a layer whose zeros happen on purpose
+        stays float and the report says why; ``"+1"`` takes them as +1.
+    verify : bool or tuple of arrays
+        Run the compiled kernels, on these inputs or on the example inputs, and compare every
+        binary layer's integer accumulator with a reference, exactly. Needs a target that runs
+        here.
+    dump_dir : path, optional
+        Folder that gets the module after each phase, for bug reports.
+
+    Returns
+    -------
+    CompiledModel
+        Call it with NumPy arrays or torch tensors.
+
+    Raises
+    ------
+    ModelError, UnsupportedOperatorError
+        When the model cannot be imported.
+    TargetError
+        When the target is unknown.
+    CompileError
+        When a stage of the compiler fails.
+    VerificationError
+        When `verify` finds a difference.
+
+    Examples
+    --------
+    >>> import numpy as np, torch
+    >>> class Binary(torch.nn.Linear):
+    ...     def forward(self, x):
+    ...         x = torch.where(x >= 0, 1.0, -1.0)
+    ...         return torch.nn.functional.linear(x, self.weight.sign(), self.bias)
+    >>> compiled = compile(Binary(64, 8), example_inputs=torch.zeros(1, 64))
+    >>> compiled.report.num_binary_ops
+    1
+    >>> compiled(np.ones((1, 64), "float32")).shape
+    (1, 8)
+    """
+    resolved = resolve(target, num_threads=num_threads)
+    imported = import_model(model, example_inputs)
+    report = _report(resolved)
+    graph = pipeline.run(
+        imported.mod, pipeline.graph_phases(report, _policy(sign_zero)), dump_dir
+    )
+    kernels = pipeline.run(graph, pipeline.kernel_phases(resolved), dump_dir)
+    add_kernels(report, kernels)
+    report.bytes_activations = planned_activations(kernels)
+    built = build(kernels, resolved)
+    compiled = CompiledModel.from_built(built, report)
+    log.info("%s: %s", resolved.name, report.summary())
+    if verify is not False:
+        inputs = example_inputs if verify is True else verify
+        verify_layers(graph, resolved, _verify_inputs(imported, inputs), report)
+    return compiled
+
+
+def explain(
+    model: Any,
+    *,
+    target: Any = "llvm",
+    example_inputs: Any = None,
+    sign_zero: str | None = None,
+) -> Report:
+    """Say what would become binary and why the rest would not, without compiling.
+
+    Parameters
+    ----------
+    model, target, example_inputs, sign_zero
+        As in `compile`.
+
+    Returns
+    -------
+    Report
+    """
+    resolved = resolve(target)
+    imported = import_model(model, example_inputs)
+    report = _report(resolved)
+    pipeline.run(imported.mod, pipeline.graph_phases(report, _policy(sign_zero)))
+    return report
+
+
+def lower(model: Any, *, example_inputs: Any = None, sign_zero: str | None = None) -> IRModule:
+    """Return the Relax module after every target-independent phase, for looking at it."""
+    imported = import_model(model, example_inputs)
+    return pipeline.run(imported.mod, pipeline.graph_phases(Report(), _policy(sign_zero)))
+
+
+def _report(target: Target) -> Report:
+    return Report(target=target.name, isa=target.isa, num_threads=target.num_threads)
+
+
+def _policy(sign_zero: str | None) -> ZeroPolicy:
+    if sign_zero not in (None, "+1"):
+        raise ModelError(
+            f'sign_zero is {sign_zero!r}; leave it out to keep torch.sign(0) = 0, or pass "+1"'
+        )
+    return ZeroPolicy(accept=sign_zero == "+1")
+
+
+def _verify_inputs(imported: Imported, inputs: Any) -> list[Any]:
+    import numpy as np
+
+    given = inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    arrays = [
+        value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+        for value in given
+        if value is not None
+    ]
+    if len(arrays) != len(imported.input_names):
+        raise ModelError(
+            f"verify needs one array for each of the {len(imported.input_names)} inputs "
+            f"({', '.join(imported.input_names)}); pass example_inputs or verify=(array, ...)"
+        )
+    return arrays
