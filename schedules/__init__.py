@@ -1,2 +1,75 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How kernels are computed: one rule per operator and instruction set."""
+"""How kernels are computed: one rule per kind of kernel, with the numbers of each ISA in a table.
+
+`ApplySchedules` gives every PrimFunc of a module its schedule. A function is scheduled by the rule
+of its anchor, which the block attribute "xnortvm.op" names; a function without an anchor by the
+default rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from xnortvm._tvm import IRModule, Schedule, ir, ir_transform, tirx
+from xnortvm.schedules.blocks import ANCHORS, anchor_operator
+from xnortvm.schedules.conv_like import schedule_conv_like
+from xnortvm.schedules.isa import ISAS, Isa, isa_of
+
+try:
+    from xnortvm.schedules.cpu_default import schedule as schedule_default
+except ImportError:
+
+    def schedule_default(func, isa, num_threads):
+        return func
+
+
+if TYPE_CHECKING:
+    from xnortvm.target import Target
+
+__all__ = ["ISAS", "ApplySchedules", "Isa", "isa_of", "schedule_function"]
+
+SCHEDULED = "xnortvm.scheduled"
+RULE_NAME = "xnortvm.schedule"
+
+#: From the operator of the anchor to its rule: changes the schedule in place, False if it cannot.
+RULES: dict[str, Callable[[Any, Isa, int], bool]] = dict.fromkeys(ANCHORS, schedule_conv_like)
+
+
+def schedule_function(func: Any, isa: Isa, num_threads: int = 1) -> Any:
+    """Return a PrimFunc scheduled for an instruction set.
+
+    Parameters
+    ----------
+    func : tirx.PrimFunc
+        A kernel as `FuseTIR` leaves it.
+    num_threads : int
+        With more than one, the outer loops are parallel.
+
+    Returns
+    -------
+    tirx.PrimFunc
+        With the attribute "xnortvm.schedule", the name of the rule.
+    """
+    sch = Schedule(IRModule({"main": func}))
+    anchor = anchor_operator(sch)
+    if anchor is not None and RULES[anchor](sch, isa, num_threads):
+        scheduled, rule = sch.mod["main"], f"{anchor}.{isa.name}"
+    else:
+        scheduled, rule = schedule_default(func, isa, num_threads), f"default.{isa.name}"
+    return scheduled.with_attr({SCHEDULED: True, RULE_NAME: rule})
+
+
+def ApplySchedules(target: Target) -> Any:  # noqa: N802 (a pass, named as TVM names passes)
+    """Return the pass that schedules every PrimFunc which has not been scheduled yet."""
+    isa, num_threads = isa_of(target), int(target.num_threads)
+
+    @ir_transform.module_pass(opt_level=0, name="xnortvm.ApplySchedules")
+    def apply(mod: IRModule, _context: Any) -> IRModule:
+        functions = {}
+        for gvar, func in mod.functions.items():
+            fresh = isinstance(func, tirx.PrimFunc) and SCHEDULED not in (func.attrs or {})
+            functions[gvar] = schedule_function(func, isa, num_threads) if fresh else func
+        return ir.IRModule(functions, attrs=mod.attrs)
+
+    return apply

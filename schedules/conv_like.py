@@ -1,0 +1,172 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rule for convolutions and dense layers, packed and float alike, with their epilogues.
+
+The skeleton, outside in::
+
+    block of output channels        parallel with the next two when there are threads
+      image, row tile, column tile
+        vectors of the channel block, `Tile.vectors` at a time
+          reduction loops
+            pixels × vectors        unrolled: the accumulators, in registers
+              lanes                 one vector
+        each output of the kernel   the tile again: epilogue, store, pack
+
+One block of output channels is a whole word of packed bits, so a tile can be packed at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from xnortvm._tvm import Schedule
+from xnortvm.schedules.blocks import ANCHORS, Kernel, is_reduction, operator, read_kernel
+from xnortvm.schedules.isa import Isa
+from xnortvm.schedules.tiling import STACK_BYTES, Tile, choose_tile
+
+WORD = 32
+
+
+def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
+    """Schedule a kernel with a convolution or dense anchor; False when it has another form."""
+    kernel = read_kernel(sch)
+    if kernel is None:
+        return False
+    _separate_output(sch, kernel)
+    for block in kernel.inline:
+        sch.compute_inline(block)
+    _inline_whole_chunk(sch, kernel)
+    for block in kernel.pads:
+        _schedule_pad(sch, block, isa)
+    tile, block_channels = _choose(sch, kernel, isa)
+    tile_loop = _schedule_anchor(sch, kernel, tile, block_channels, isa, num_threads)
+    for block in kernel.keep:
+        if not _packs_whole_words(sch, block, block_channels):
+            _schedule_alone(sch, block, isa)
+        else:
+            _schedule_output(sch, block, tile_loop, isa)
+    return True
+
+
+def _separate_output(sch: Any, kernel: Kernel) -> None:
+    """Let an anchor that writes an output accumulate elsewhere."""
+    root = sch.get_sblock("root")
+    outputs = {str(sch.get(b).name_hint) for b in sch.get_output_blocks(root)}
+    if str(sch.get(kernel.anchor).name_hint) in outputs:
+        kernel.keep.insert(0, kernel.anchor)
+        kernel.anchor = sch.cache_write(kernel.anchor, 0, "global")
+        kernel.keep[0], kernel.anchor = kernel.anchor, kernel.keep[0]
+
+
+def _inline_whole_chunk(sch: Any, kernel: Kernel) -> None:
+    """Make the byte sums the anchor when one chunk is the whole reduction."""
+    if kernel.bytes is not None and not is_reduction(sch, kernel.anchor):
+        sch.compute_inline(kernel.anchor)
+        kernel.anchor, kernel.bytes = kernel.bytes, None
+
+
+def _extents(sch: Any, block: Any) -> list[int]:
+    return [int(sch.get(loop).extent) for loop in sch.get_loops(block)]
+
+
+def _choose(sch: Any, kernel: Kernel, isa: Isa) -> tuple[Tile, int]:
+    """Return the register tile and the channels of one block."""
+    spatial = len(sch.get(kernel.anchor).writes[0].source.shape)
+    *lead, channels = _extents(sch, kernel.anchor)[:spatial]
+    vectors = channels // isa.lanes
+    per_word = max(WORD // isa.lanes, 1)
+    block_vectors = max(v for v in range(1, per_word + 1) if vectors % v == 0)
+    block_channels = block_vectors * isa.lanes
+    form = ANCHORS[kernel.op] or isa.popcount
+    limit = isa.float_tile if form == "float" else isa.packed_tile
+    pixels = (STACK_BYTES - 1) // (4 * block_channels)
+    rows = lead[-2] if len(lead) >= 3 else 1
+    tile = choose_tile(rows, lead[-1], block_vectors, limit, pixels, form)
+    return tile, block_channels
+
+
+def _schedule_anchor(
+    sch: Any, kernel: Kernel, tile: Tile, block_channels: int, isa: Isa, num_threads: int
+) -> Any:
+    """Tile and vectorise the anchor; return the loop of a tile."""
+    anchor = kernel.anchor
+    loops = sch.get_loops(anchor)
+    spatial = len(sch.get(anchor).writes[0].source.shape)
+    *lead, channel = loops[:spatial]
+    reduction = loops[spatial:]
+    block, outer, inner, lanes = sch.split(
+        channel, [None, block_channels // (tile.vectors * isa.lanes), tile.vectors, isa.lanes]
+    )
+    column_tile, column = sch.split(lead[-1], [None, tile.columns])
+    if len(lead) >= 3:
+        row_tile, row = sch.split(lead[-2], [None, tile.rows])
+        before, pixels = [*lead[:-2], row_tile], [row, column]
+    else:
+        before, pixels = lead[:-1], [column]
+    unrolled = [*pixels, inner]
+    sch.reorder(block, *before, column_tile, outer, *reduction, *unrolled, lanes)
+    if num_threads > 1:
+        sch.parallel(sch.fuse(block, *before))
+    if kernel.bytes is None:
+        _finish_reduction(sch, anchor, reduction, unrolled, lanes)
+    else:
+        sch.compute_at(kernel.bytes, reduction[-1], preserve_unit_loops=True)
+        _finish_reduction(sch, anchor, reduction, unrolled, lanes)
+        own = sch.get_loops(kernel.bytes)[-_axes(sch, kernel.bytes) :]
+        chunk = own[spatial + len(reduction) :]
+        lanes = own[spatial - 1]
+        inner, lanes = sch.split(lanes, [tile.vectors, isa.lanes])
+        unrolled = [*own[spatial - 1 - len(pixels) : spatial - 1], inner]
+        sch.reorder(*chunk, *unrolled, lanes)
+        _finish_reduction(sch, kernel.bytes, chunk, unrolled, lanes)
+    return column_tile
+
+
+def _axes(sch: Any, block: Any) -> int:
+    return len(sch.get(block).iter_vars)
+
+
+def _finish_reduction(
+    sch: Any, block: Any, reduction: list[Any], unrolled: list[Any], lanes: Any
+) -> None:
+    """Vectorise, unroll and take the initialisation out of the reduction loops."""
+    sch.vectorize(lanes)
+    for loop in unrolled:
+        sch.unroll(loop)
+    init = sch.decompose_reduction(block, reduction[0])
+    *outer, last = sch.get_loops(init)
+    sch.vectorize(last)
+    for loop in outer[-len(unrolled) :]:
+        sch.unroll(loop)
+
+
+def _packs_whole_words(sch: Any, block: Any, block_channels: int) -> bool:
+    """Return whether a block of the epilogue needs no channels of another tile."""
+    role = operator(sch, block)
+    if role == "pack_pad":
+        return False
+    if role != "pack":
+        return True
+    sources = [operator(sch, producer) for producer in sch.get_producers(block)]
+    return block_channels == WORD and "pack_pad" not in sources
+
+
+def _schedule_output(sch: Any, block: Any, tile_loop: Any, isa: Isa) -> None:
+    """Compute a block of the epilogue for the pixels of one tile."""
+    sch.reverse_compute_at(block, tile_loop, preserve_unit_loops=True)
+    if operator(sch, block) != "pack":
+        _, lanes = sch.split(sch.get_loops(block)[-1], [None, isa.lanes])
+        sch.vectorize(lanes)
+
+
+def _schedule_alone(sch: Any, block: Any, isa: Isa) -> None:
+    """Compute a block of the epilogue after all tiles."""
+    if operator(sch, block) != "pack":
+        _, lanes = sch.split(sch.get_loops(block)[-1], [None, isa.lanes])
+        sch.vectorize(lanes)
+
+
+def _schedule_pad(sch: Any, block: Any, isa: Isa) -> None:
+    """Copy the image into its padded place, a row at a time."""
+    loops = sch.get_loops(block)
+    _, lanes = sch.split(sch.fuse(*loops[-2:]), [None, isa.lanes])
+    sch.vectorize(lanes)
