@@ -18,7 +18,7 @@ SOURCES := xnortvm schedules models tools tests examples
 # says how that works), so it is shown a folder of links in which they lie where they are imported.
 TYPES   := build/types
 
-.PHONY: help demo test lint format bench clean
+.PHONY: help demo test lint format bench figures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   per-layer speed of the packed kernels on this machine"
+	@echo "make figures measure the figures in README and docs again"
 	@echo "make clean   remove everything that make made"
 
 demo: $(VENV)/.ready-demo
@@ -37,6 +38,9 @@ test: $(VENV)/.ready-dev
 
 bench: $(VENV)/.ready-demo
 	$(BIN)/xnortvm bench --layers $(ARGS)
+
+figures: $(VENV)/.ready-demo
+	$(BIN)/python -m xnortvm.tools.figures $(ARGS)
 
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check .

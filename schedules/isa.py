@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from xnortvm.errors import TargetError
+
 if TYPE_CHECKING:
     from xnortvm.target import Target
 
@@ -31,10 +33,14 @@ class Isa:
         How byte lanes are widened, see `xnortvm.ops.intrinsics.sum_bytes`.
     pack : str
         How signs become bits, see `xnortvm.ops.intrinsics.pack_word`.
-    packed_tile : int
-        Largest number of vector accumulators of a packed kernel that LLVM keeps in registers.
-    float_tile : int
-        The same for float kernels.
+    packed_registers : int
+        Registers for the accumulators and weights of a packed kernel; the others hold constants
+        and intermediate results.
+    float_registers : int
+        The same for float kernels: what LLVM was seen to keep in registers.
+    float_columns : int
+        Float convolutions compute rows of a multiple of so many pixels, so that a tile with
+        enough accumulators divides them.
     """
 
     name: str
@@ -43,8 +49,9 @@ class Isa:
     popcount: str
     sum_bytes: str
     pack: str
-    packed_tile: int
-    float_tile: int
+    packed_registers: int
+    float_registers: int
+    float_columns: int
 
     @property
     def lanes(self) -> int:
@@ -55,18 +62,29 @@ class Isa:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vpopcntdq", 512, 32, "word", "shifts", "movmsk8", 14, 28),
-        Isa("avx512bw", 512, 32, "byte", "maddubs", "movmsk8", 14, 28),
-        Isa("avx2", 256, 16, "byte", "maddubs", "movmsk8", 8, 12),
-        Isa("sse4", 128, 16, "byte", "maddubs", "movmsk4", 8, 12),
-        Isa("sse2", 128, 16, "byte", "shifts", "movmsk4", 6, 12),
-        Isa("neon", 128, 32, "byte", "uaddlp", "reduce4", 16, 24),
-        Isa("neon32", 128, 16, "byte", "shifts", "reduce4", 8, 10),
-        Isa("generic", 128, 16, "byte", "shifts", "reduce4", 8, 8),
+        Isa("avx512vpopcntdq", 512, 32, "word", "shifts", "movmsk8", 20, 31, 1),
+        Isa("avx512bw", 512, 32, "byte", "maddubs", "movmsk8", 20, 31, 1),
+        Isa("avx2", 256, 16, "byte", "maddubs", "movmsk8", 12, 10, 4),
+        Isa("sse4", 128, 16, "byte", "maddubs", "movmsk4", 12, 10, 4),
+        Isa("sse2", 128, 16, "byte", "shifts", "movmsk4", 8, 10, 4),
+        Isa("neon", 128, 32, "byte", "uaddlp", "reduce4", 24, 31, 1),
+        Isa("neon32", 128, 16, "byte", "shifts", "reduce4", 10, 10, 4),
+        Isa("generic", 128, 16, "byte", "shifts", "reduce4", 10, 10, 4),
     )
 }
 
 
 def isa_of(target: Target) -> Isa:
-    """Return the row of a target's instruction set."""
+    """Return the row of a target's instruction set.
+
+    Raises
+    ------
+    TargetError
+        When no kernels are written for it.
+    """
+    if target.isa not in ISAS:
+        raise TargetError(
+            f"{target.name} cannot be compiled for: there are no kernels for {target.isa} yet; "
+            f"use a CPU target ({', '.join(ISAS)})"
+        )
     return ISAS[target.isa]

@@ -53,7 +53,7 @@ class Built:
         MissingDependencyError
             When there is no C compiler to link with.
         """
-        return link(self.executable)
+        return link(self.executable, self.target.link)
 
 
 def lowering_passes() -> list[Any]:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shlex
 import shutil
@@ -20,6 +21,31 @@ LINKERS = ("cc", "gcc", "clang")
 # No build id and no section of compiler versions: equal objects give equal libraries.
 LINK_FLAGS = ("-shared", "-fPIC", "-Wl,--build-id=none")
 LINK_FLAGS_MACOS = ("-dynamiclib", "-undefined", "dynamic_lookup", "-Wl,-no_uuid")
+
+
+def find_cross_linker(triple: str) -> list[str]:
+    """Return the command that links for another machine: a cross gcc, lld, or zig.
+
+    Parameters
+    ----------
+    triple : str
+        Such as ``"aarch64-linux-gnu"`` (`Target.link`).
+
+    Raises
+    ------
+    MissingDependencyError
+        When there is none; says which command installs one without root.
+    """
+    for command in ([f"{triple}-gcc"], ["ld.lld"]):
+        path = shutil.which(command[0])
+        if path:
+            return [path]
+    if importlib.util.find_spec("ziglang") is not None:
+        return [sys.executable, "-m", "ziglang", "cc", "-target", triple]
+    raise MissingDependencyError(
+        f"saving a model for {triple} needs a cross linker and neither {triple}-gcc, ld.lld nor "
+        'zig was found; run: pip install "xnortvm[cross]"'
+    )
 
 
 def find_linker() -> list[str]:
@@ -49,8 +75,14 @@ def find_linker() -> list[str]:
     )
 
 
-def link(executable: Any) -> bytes:
+def link(executable: Any, triple: str | None = None) -> bytes:
     """Return the shared library of a ``VMExecutable`` as bytes, the same for equal executables.
+
+    Parameters
+    ----------
+    executable : tvm.relax.VMExecutable
+    triple : str, optional
+        Of the machine to link for, when it is not this one.
 
     Raises
     ------
@@ -59,16 +91,21 @@ def link(executable: Any) -> bytes:
     CompileError
         When linking fails.
     """
-    linker = find_linker()
-    flags = LINK_FLAGS_MACOS if sys.platform == "darwin" else LINK_FLAGS
+    linker = find_cross_linker(triple) if triple else find_linker()
+    flags = LINK_FLAGS_MACOS if sys.platform == "darwin" and not triple else LINK_FLAGS
+    if linker[0].endswith("ld.lld"):
+        flags = ("-shared", "--build-id=none")
+
+    libraries = () if linker[0].endswith("ld.lld") else ("-lm",)
 
     def run(output: str, objects: list[str], **_: Any) -> None:
         folder = Path(output).parent
-        command = [*linker, *flags, "-o", output, *sorted(objects), "-lm"]
+        command = [*linker, *flags, "-o", output, *sorted(objects), *libraries]
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
         if done.returncode != 0:
+            said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise CompileError(
-                f"{linker[0]} could not link the library: {done.stderr.strip() or done.stdout}"
+                f"{linker[0]} could not link the library: {said[-1] if said else 'no message'}"
             )
 
     with tempfile.TemporaryDirectory(prefix="xnortvm-link-") as folder:
