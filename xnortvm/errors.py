@@ -36,6 +36,14 @@ class OutputError(XnortvmError, OSError):
     """A file or folder cannot be written; nothing half-written is left behind."""
 
 
+class DataError(XnortvmError, ValueError):
+    """Training data are missing, damaged, or do not fit the network."""
+
+
+class TrainingError(XnortvmError, RuntimeError):
+    """A training run cannot start, go on, or be resumed as asked."""
+
+
 class VersionError(XnortvmError, ImportError):
     """An installed package has a version that is known not to work."""
 
