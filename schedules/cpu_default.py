@@ -177,16 +177,23 @@ def _arrange(sch: Any, group: list[Any], isa: Isa, num_threads: int) -> None:
     """Put a group of blocks into the nest of its first block and vectorise all of them."""
     first, *rest = group
     bits = isa.vector_bits
-    work = math.prod(nests.facts_of(sch, first).extents)
+    facts = nests.facts_of(sch, first)
+    parallel = num_threads > 1 and math.prod(facts.extents) >= MIN_PARALLEL
     depth = min((_shared_axes(sch, first, block) for block in rest), default=0)
     loops = sch.get_loops(first)
-    # An untouched outer axis of a lonely block can run in parallel as well as a shared one.
-    outer = loops[: depth or max(len(nests.facts_of(sch, first).spatial) - 1, 0)]
     for block in rest:
         for feeder in sch.get_producers(block):
             if operator(sch, block) == "pack" and _feeds_pack(sch, feeder):
-                sch.reverse_compute_at(feeder, outer[-1])
-        sch.reverse_compute_at(block, outer[-1])
+                sch.reverse_compute_at(feeder, loops[depth - 1])
+        sch.reverse_compute_at(block, loops[depth - 1])
+    # Only whole reductions can be parallel, so this comes before they are taken apart; the loops
+    # of a lonely injective block may be tiled, so there it comes after.
+    early = bool(rest) or is_reduction(sch, first)
+    spared = 2 if operator(sch, first) in _CONVOLUTIONS else 1
+    outer = loops[: depth or max(len(facts.spatial) - spared, 0)]
+    if parallel and early:
+        fused = _parallel(sch, outer, num_threads)
+        depth -= fused if depth else 0
     for block in group:
         if operator(sch, block) in _CONVOLUTIONS:
             nests.convolution(sch, block, bits, isa.vector_registers // 2)
@@ -196,7 +203,7 @@ def _arrange(sch: Any, group: list[Any], isa: Isa, num_threads: int) -> None:
             _pack(sch, block, bits, depth)
         else:
             nests.injective(sch, block, depth, bits)
-    if num_threads > 1 and work >= MIN_PARALLEL:
+    if parallel and not early:
         _parallel(sch, outer, num_threads)
 
 
@@ -214,8 +221,14 @@ def _pack(sch: Any, pack: Any, bits: int, depth: int) -> None:
         nests.injective(sch, feeder, len(loops), bits)
 
 
-def _parallel(sch: Any, outer: Sequence[Any], num_threads: int) -> None:
-    """Run outer loops in parallel: as few as give every thread several pieces."""
+def _parallel(sch: Any, outer: Sequence[Any], num_threads: int) -> int:
+    """Run outer loops in parallel, as few as give every thread several pieces.
+
+    Returns
+    -------
+    int
+        How many loops fewer there are now.
+    """
     chosen: list[Any] = []
     pieces = 1
     for loop in outer:
@@ -223,8 +236,10 @@ def _parallel(sch: Any, outer: Sequence[Any], num_threads: int) -> None:
             break
         chosen.append(loop)
         pieces *= nests.extent_of(sch, loop)
-    if pieces > 1:
-        sch.parallel(sch.fuse(*chosen) if len(chosen) > 1 else chosen[0])
+    if pieces == 1:
+        return 0
+    sch.parallel(sch.fuse(*chosen) if len(chosen) > 1 else chosen[0])
+    return len(chosen) - 1
 
 
 def _is_there(sch: Any, loop: Any) -> bool:
