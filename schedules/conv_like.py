@@ -73,15 +73,16 @@ def _choose(sch: Any, kernel: Kernel, isa: Isa) -> tuple[Tile, int]:
     spatial = len(sch.get(kernel.anchor).writes[0].source.shape)
     *lead, channels = _extents(sch, kernel.anchor)[:spatial]
     vectors = channels // isa.lanes
-    per_word = max(WORD // isa.lanes, 1)
-    block_vectors = max(v for v in range(1, per_word + 1) if vectors % v == 0)
-    block_channels = block_vectors * isa.lanes
+    packs = any(operator(sch, block) == "pack" for block in kernel.keep)
+    largest = WORD // isa.lanes * (1 if packs else 2)
+    blocks = [size for size in range(1, largest + 1) if vectors % size == 0]
+    if packs and largest in blocks:
+        blocks = [largest]
     form = ANCHORS[kernel.op] or isa.popcount
-    limit = isa.float_tile if form == "float" else isa.packed_tile
-    pixels = (STACK_BYTES - 1) // (4 * block_channels)
+    registers = isa.float_registers if form == "float" else isa.packed_registers
     rows = lead[-2] if len(lead) >= 3 else 1
-    tile = choose_tile(rows, lead[-1], block_vectors, limit, pixels, form)
-    return tile, block_channels
+    tile, block = choose_tile(rows, lead[-1], blocks, isa.lanes, registers, form)
+    return tile, block * isa.lanes
 
 
 def _schedule_anchor(

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
 #: Arrays of a tile stay on the stack while they are smaller than this many bytes.
 STACK_BYTES = 1024
+
+#: A map is computed in blocks of at most so many output channels; single pixels in larger ones.
+WORD = 32
 
 
 class Tile(NamedTuple):
@@ -62,7 +65,7 @@ class Costs:
 COSTS = {
     "byte": Costs(operation=8.0, load=0.5, step=1.0, chains=1),
     "word": Costs(operation=3.0, load=0.5, step=1.0, chains=2),
-    "float": Costs(operation=1.0, load=0.4, step=0.3, chains=9),
+    "float": Costs(operation=1.0, load=0.4, step=0.3, chains=8),
 }
 
 
@@ -71,38 +74,50 @@ def divisors(number: int) -> list[int]:
     return [d for d in range(1, number + 1) if number % d == 0]
 
 
-def tiles(rows: int, columns: int, vectors: int, accumulators: int, pixels: int) -> Iterator[Tile]:
-    """Yield the tiles that divide an output map and fit the register file.
+def tiles(
+    rows: int, columns: int, vectors: Iterable[int], registers: int
+) -> Iterator[tuple[Tile, int]]:
+    """Yield the tiles that divide an output map and fit the register file and the stack.
 
     Parameters
     ----------
     rows, columns : int
         The output map.
-    vectors : int
-        Vectors in one block of output channels.
-    accumulators, pixels : int
-        Limits of a tile.
+    vectors : iterable of int
+        Sizes, in vectors, that a block of output channels may have.
+    registers : int
+        For accumulators and weights. The weights of a single pixel are operands in memory.
+
+    Yields
+    ------
+    (Tile, int)
+        The tile and the size of the block of output channels.
     """
-    for tile_rows in divisors(rows):
-        for tile_columns in divisors(columns):
-            for tile_vectors in divisors(vectors):
-                tile = Tile(tile_rows, tile_columns, tile_vectors)
-                if tile.accumulators <= accumulators and tile.pixels <= pixels:
-                    yield tile
+    for block in vectors:
+        for tile_vectors in divisors(block):
+            for tile_rows in divisors(rows):
+                for tile_columns in divisors(columns):
+                    tile = Tile(tile_rows, tile_columns, tile_vectors)
+                    weights = tile_vectors if tile.pixels > 1 else 0
+                    if tile.accumulators + weights <= registers:
+                        yield tile, block
 
 
 def choose_tile(
-    rows: int, columns: int, vectors: int, accumulators: int, pixels: int, form: str
-) -> Tile:
-    """Return the cheapest tile; of equals the one with the longest row.
+    rows: int, columns: int, vectors: Iterable[int], lanes: int, registers: int, form: str
+) -> tuple[Tile, int]:
+    """Return the cheapest tile and its block of channels; of equals the largest block.
 
     Examples
     --------
-    >>> choose_tile(56, 56, 4, 8, 7, "byte")
-    Tile(rows=1, columns=2, vectors=4)
+    >>> choose_tile(56, 56, [4], 8, 12, "byte")
+    (Tile(rows=1, columns=2, vectors=4), 4)
     """
     costs = COSTS[form]
-    return min(
-        tiles(rows, columns, vectors, accumulators, max(pixels, 1)),
-        key=lambda tile: (costs.of(tile), -tile.columns),
-    )
+    mapped = rows * columns > 1
+    fitting = [
+        (tile, block)
+        for tile, block in tiles(rows, columns, vectors, registers)
+        if tile.pixels * block * lanes * 4 < STACK_BYTES and not (mapped and block * lanes > WORD)
+    ]
+    return min(fitting, key=lambda found: (costs.of(found[0]), -found[1], -found[0].columns))

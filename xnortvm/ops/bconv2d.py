@@ -151,6 +151,7 @@ def bconv2d_te(
             return full
         return tirx.Select(tirx.floormod(c, per_group) == per_group - 1, last, full)
 
+    padded = int(w.shape[0]) * isa.lanes
     x = pad_image(a, padding, padding_word)
 
     def xor(index: Sequence[Any], at: Sequence[Any]) -> Any:
@@ -160,12 +161,11 @@ def bconv2d_te(
             n,
             y * strides[0] + ky * dilation[0],
             i * strides[1] + kx * dilation[1],
-            group_of(o, outputs, groups, isa.lanes) * per_group + word,
+            group_of(o, outputs, groups, padded) * per_group + word,
         ]
         block, lane = lane_of(o, isa.lanes)
         return activation ^ w[block, ky, kx, word, lane]
 
-    padded = int(w.shape[0]) * isa.lanes
     count = differing_bits(
         (images, rows.size, columns.size, padded),
         (kernel[0], kernel[1], per_group),

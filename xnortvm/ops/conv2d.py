@@ -36,6 +36,10 @@ def conv2d_te(
         (N, H, W, C) float.
     w : te.Tensor
         (O / lanes, KH, KW, C / groups, lanes), blocked by `blocked_weight`.
+
+    Notes
+    -----
+    Maps of odd width are computed wider (`Isa.float_columns`), reading zeros on the right.
     """
     dtype = str(x.dtype)
     images, height, width, _ = (int(dim) for dim in x.shape)
@@ -43,7 +47,13 @@ def conv2d_te(
     top, left, bottom, right = padding
     rows = output_size(height, kernel_h, strides[0], top, bottom, dilation[0])
     columns = output_size(width, kernel_w, strides[1], left, right, dilation[1])
-    padded = pad_image(x, padding, lambda _: tirx.const(0, dtype))
+    channels = int(w.shape[0]) * isa.lanes
+    computed = columns
+    if rows * columns > 1 and not (columns % 2 == 0 and rows % 2 == 0):
+        computed = -(-columns // isa.float_columns) * isa.float_columns
+    needed = (computed - 1) * strides[1] + dilation[1] * (kernel_w - 1) + 1
+    right = max(right, needed - left - width)
+    padded = pad_image(x, (top, left, bottom, right), lambda _: tirx.const(0, dtype))
     ky, kx, c = (
         te.reduce_axis((0, extent), name)
         for extent, name in ((kernel_h, "ky"), (kernel_w, "kx"), (per_group, "c"))
@@ -55,19 +65,18 @@ def conv2d_te(
             n,
             y * strides[0] + ky * dilation[0],
             i * strides[1] + kx * dilation[1],
-            group_of(o, outputs, groups, isa.lanes) * per_group + c,
+            group_of(o, outputs, groups, channels) * per_group + c,
         ]
         return te.sum(value * w[block, ky, kx, c, lane], axis=[ky, kx, c])
 
-    channels = int(w.shape[0]) * isa.lanes
-    shape = (images, rows, columns, channels)
+    shape = (images, rows, computed, channels)
     result = te.compute(shape, product, name="conv2d", attrs={"xnortvm.op": "conv2d"})
-    if channels == outputs:
+    if (computed, channels) == (columns, outputs):
         return result
     return te.compute(
         (images, rows, columns, outputs),
         lambda *index: result(*index),
-        name="real_channels",
+        name="real_part",
         attrs={"xnortvm.op": "accumulator"},
     )
 
@@ -80,9 +89,8 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
         str(attrs.data_layout) == "NHWC"
         and str(attrs.kernel_layout) == "OHWI"
         and str(attrs.out_layout) in ("", "NHWC")
-        and str(attrs.out_dtype) in ("", "float32")
         and weight is not None
-        and str(call.ty.dtype) == "float32"
+        and {str(call.ty.dtype), str(call.args[0].ty.dtype)} == {"float32"}
     )
     if not ours:
         return ir.Op.get(NAME).get_attr("FLegalize")(bb, call)

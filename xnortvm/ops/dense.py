@@ -41,7 +41,7 @@ def dense_te(x: Any, w: Any, *, outputs: int, isa: Isa) -> Any:
     return te.compute(
         (*lead, outputs),
         lambda *index: result(*index),
-        name="real_channels",
+        name="real_part",
         attrs={"xnortvm.op": "accumulator"},
     )
 
@@ -55,8 +55,7 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
         and weight.ndim == 2
         and dims is not None
         and len(dims.values) >= 2
-        and str(call.ty.dtype) == "float32"
-        and str(call.args[0].ty.dtype) == "float32"
+        and {str(call.ty.dtype), str(call.args[0].ty.dtype)} == {"float32"}
     )
     if not ours:
         return ir.Op.get(NAME).get_attr("FLegalize")(bb, call)

@@ -42,7 +42,7 @@ def conv2d(
 ) -> NDArray[Any]:
     """Convolve (N, H, W, C) by (O, KH, KW, C / groups), in the type of ``x``."""
     top, left, bottom, right = padding
-    images, height, width, channels = x.shape
+    images, height, width, _ = x.shape
     outputs, kernel_h, kernel_w, per_group = w.shape
     padded = np.pad(x, ((0, 0), (top, bottom), (left, right), (0, 0)), constant_values=pad_value)
     rows = output_size(height, kernel_h, strides[0], top, bottom, dilation[0])
