@@ -8,7 +8,9 @@ output is compared before it is timed.
 from __future__ import annotations
 
 import importlib
+import logging
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -92,10 +94,13 @@ def _as_onnx(source: Source, folder: Path) -> Path:
     torch = _import("torch", "torch")
     _import("onnxscript", "onnx")
     path = folder / "model.onnx"
-    if isinstance(source.model, Path):
-        torch.onnx.export(torch.export.load(source.model), f=str(path), verbose=False)
-    else:
-        torch.onnx.export(source.model, source.example_inputs, str(path), verbose=False)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it lists operators nobody asked for
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        if isinstance(source.model, Path):
+            torch.onnx.export(torch.export.load(source.model), f=str(path), verbose=False)
+        else:
+            torch.onnx.export(source.model, source.example_inputs, str(path), verbose=False)
     return path
 
 
