@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an importer hands to the rest of the compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal["torch", "exported", "onnx", "relax"]
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model in Relax.
+
+    Parameters
+    ----------
+    mod : IRModule
+        One Relax function ``main`` whose only parameters are the model's inputs; parameters of the
+        model are constants. It returns a tensor for one output and a tuple for several.
+    input_names : tuple of str
+        The names in the user's model, in the order of the parameters of ``main``. The parameters
+        themselves have these names spelt as identifiers.
+    output_names : tuple of str
+        In the order of the fields of what ``main`` returns.
+    structure : nested tuple, list and dict of str
+        What the user's model returns, with an output's name in the place of each tensor. ``None``
+        and numbers stand for themselves. A model with one plain output has its name here.
+    kind : str
+        Where the model came from: "torch", "exported", "onnx" or "relax".
+    sources : mapping of str to str
+        Layer name to ``file.py:line`` of the user's code, where the model remembers it.
+    """
+
+    mod: Any
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    structure: Any
+    kind: Kind
+    sources: Mapping[str, str] = field(default_factory=dict)

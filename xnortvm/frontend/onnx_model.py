@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""ONNX files and models to Relax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError
+from onnx import external_data_helper, helper, inliner
+
+from xnortvm.errors import ModelError
+from xnortvm.frontend.finish import finish
+from xnortvm.frontend.imported import Imported
+from xnortvm.frontend.messages import first_line
+from xnortvm.frontend.onnx_fold import fold
+from xnortvm.frontend.onnx_graph import OnnxGraph, extents
+from xnortvm.frontend.onnx_qonnx import DOMAINS, lower_quantisers
+from xnortvm.frontend.onnx_relax import OnnxTranslator
+from xnortvm.frontend.onnx_rewrites import rewrite_nodes
+from xnortvm.frontend.shapes import refuse_dynamic
+
+
+def import_file(path: Path, example_inputs: Any = None) -> Imported:
+    """Import an ``.onnx`` file, with its external data if it has any."""
+    return _import(_load(path), str(path), example_inputs)
+
+
+def import_proto(model: Any, example_inputs: Any = None) -> Imported:
+    """Import a model in memory; it is not changed."""
+    for tensor in model.graph.initializer:
+        if external_data_helper.uses_external_data(tensor):
+            raise ModelError(
+                f"the ONNX model's tensor {tensor.name!r} lies in another file that is not loaded; "
+                "pass the path of the .onnx file instead, or load the model with its external data"
+            )
+    return _import(model, "the ONNX model", example_inputs)
+
+
+def _import(model: Any, what: str, example_inputs: Any) -> Imported:
+    _check(model, what)
+    if model.functions:
+        model = inliner.inline_local_functions(model)
+    graph = OnnxGraph.of(model)
+    _fix_shapes(graph, example_inputs)
+    try:
+        fold(graph)
+        graph.nodes = lower_quantisers(graph.nodes, graph.constants)
+        if DOMAINS.intersection(graph.opsets):
+            fold(graph)
+        rewrite_nodes(graph)
+    except onnx.shape_inference.InferenceError as error:
+        raise ModelError(
+            f"shape inference fails on {what}: {first_line(error)}; check the input shapes and "
+            "export the model again"
+        ) from error
+    for value in graph.inputs:
+        shape = extents(value)
+        if shape is None:
+            raise ModelError(
+                f"input {value.name!r} of {what} has no shape; export it with one, or pass "
+                "example_inputs"
+            )
+        refuse_dynamic(value.name, shape)
+    translator = OnnxTranslator(graph)
+    mod = finish(translator.translate())
+    outputs = tuple(str(value.name) for value in graph.outputs)
+    structure = outputs[0] if len(outputs) == 1 else outputs
+    inputs = tuple(str(value.name) for value in graph.inputs)
+    return Imported(mod, inputs, outputs, structure, "onnx", translator.sources)
+
+
+def _load(path: Path) -> Any:
+    size = path.stat().st_size
+    if size == 0:
+        raise ModelError(f"{path} is empty; export the model again")
+    try:
+        return onnx.load(path)
+    except DecodeError as error:
+        raise ModelError(
+            f"{path} is not an ONNX model or is damaged ({size} bytes that do not parse); export "
+            "it again, or copy it again if it was truncated"
+        ) from error
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+        raise ModelError(
+            f"the external data of {path} cannot be read: {first_line(error)}; keep the data file "
+            "beside the .onnx file"
+        ) from error
+
+
+def _check(model: Any, what: str) -> None:
+    if not model.graph.node or not model.graph.output:
+        raise ModelError(
+            f"{what} holds no graph ({len(model.graph.node)} nodes, {len(model.graph.output)} "
+            "outputs); it is not an ONNX model, or it is damaged: export it again"
+        )
+    try:
+        onnx.checker.check_model(model)
+    except onnx.checker.ValidationError as error:
+        raise ModelError(
+            f"{what} is not valid ONNX: {first_line(error)}; export it again"
+        ) from error
+    except ValueError:
+        pass  # above 2 GB the checker takes files only
+
+
+def _fix_shapes(graph: OnnxGraph, example_inputs: Any) -> None:
+    """Give the inputs the shapes of the examples."""
+    if example_inputs is None:
+        return
+    if not isinstance(example_inputs, Sequence):
+        example_inputs = (example_inputs,)
+    names = [value.name for value in graph.inputs]
+    if len(example_inputs) != len(names):
+        raise ModelError(
+            f"example_inputs has {len(example_inputs)} values and the ONNX model has "
+            f"{len(names)} inputs ({', '.join(names)}); pass one array per input"
+        )
+    graph.inputs = [
+        _with_shape(value, np.asarray(example))
+        for value, example in zip(graph.inputs, example_inputs, strict=True)
+    ]
+
+
+def _with_shape(value: Any, example: Any) -> Any:
+    declared = value.type.tensor_type.elem_type
+    dtype = helper.tensor_dtype_to_np_dtype(declared)
+    shape = extents(value)
+    fits = shape is None or (
+        len(shape) == example.ndim
+        and all(
+            not isinstance(extent, int) or extent == given
+            for extent, given in zip(shape, example.shape, strict=True)
+        )
+    )
+    if not fits or example.dtype != dtype:
+        raise ModelError(
+            f"the example for input {value.name!r} is {example.dtype}{list(example.shape)} and the "
+            f"ONNX model takes {dtype}{list(shape or ())}; pass an array of that shape and dtype"
+        )
+    return helper.make_tensor_value_info(value.name, declared, example.shape)

@@ -1,0 +1,32 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which input shapes can be compiled: everything static, the batch apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from xnortvm.errors import ModelError
+
+
+def refuse_dynamic(name: str, shape: Sequence[Any]) -> None:
+    """Refuse an input whose extent along any axis but the first is not a number.
+
+    Parameters
+    ----------
+    name : str
+        Name of the input in the user's model.
+    shape : sequence
+        Extents: integers, or anything that prints as the name of a dynamic dimension.
+
+    Raises
+    ------
+    ModelError
+        Naming the input and the axis.
+    """
+    for axis, extent in enumerate(shape):
+        if axis > 0 and not isinstance(extent, int):
+            raise ModelError(
+                f"input {name!r} has a dynamic dimension {str(extent)!r} at axis {axis}, and only "
+                "the batch (axis 0) may be dynamic; export the model with a fixed size there"
+            )

@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluate the nodes of an exported graph that do not depend on the model's inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+aten = torch.ops.aten
+
+
+def evaluate(module: fx.GraphModule, known: dict[fx.Node, Any]) -> None:
+    """Replace input-independent nodes by what they compute.
+
+    ``conv(x, sign(W))`` becomes ``conv(x, constant)``, and a number from ``.item()`` becomes a
+    literal. Random operators and operators that write to their arguments are left alone.
+
+    Parameters
+    ----------
+    module : torch.fx.GraphModule
+        Changed in place. Tensor constants become its attributes ``constant_0``, ``constant_1``, ….
+    known : dict
+        Placeholders whose values are known: tensors, which stay as they are, or plain values.
+    """
+    graph = module.graph
+    values = dict(known)
+    with torch.no_grad():
+        for node in graph.nodes:
+            if node.op == "call_function" and node not in values:
+                _evaluate_node(node, values)
+    constants = _Constants(module)
+    for node in list(graph.nodes):
+        if node not in values:
+            node.args = fx.map_arg(node.args, lambda arg: constants.use(arg, values))
+            node.kwargs = fx.map_arg(node.kwargs, lambda arg: constants.use(arg, values))
+    for node in reversed(list(values)):
+        graph.erase_node(node)
+
+
+def _evaluate_node(node: fx.Node, values: dict[fx.Node, Any]) -> None:
+    by_shape = _SHAPE_ONLY.get(node.target)
+    if by_shape is not None:
+        value = by_shape(node, values)
+        if value is not None:
+            values[node] = value
+        return
+    if not _is_repeatable(node.target):
+        return
+    if all(arg in values for arg in node.all_input_nodes):
+        args = fx.map_arg(node.args, values.__getitem__)
+        kwargs = fx.map_arg(node.kwargs, values.__getitem__)
+        values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+
+
+def _is_repeatable(target: Any) -> bool:
+    if isinstance(target, torch._ops.HigherOrderOperator):
+        return False
+    if isinstance(target, torch._ops.OpOverload):
+        random = torch.Tag.nondeterministic_seeded in target.tags
+        return not random and not target._schema.is_mutable
+    return True
+
+
+def _filled(fill: Callable[[fx.Node], Any]) -> Callable[..., Any]:
+    """Make the evaluator of an operator that reads only the shape of its tensor argument."""
+
+    def value(node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        result = node.meta["val"]
+        number = fill(node)
+        number = values.get(number, number) if isinstance(number, fx.Node) else number
+        if isinstance(number, fx.Node) or not all(isinstance(d, int) for d in result.shape):
+            return None
+        return torch.full((), number, dtype=result.dtype).expand(result.shape)
+
+    return value
+
+
+_SHAPE_ONLY: dict[Any, Callable[..., Any]] = {
+    aten.full_like.default: _filled(lambda node: node.args[1]),
+    aten.ones_like.default: _filled(lambda node: 1),
+    aten.zeros_like.default: _filled(lambda node: 0),
+    aten.new_full.default: _filled(lambda node: node.args[2]),
+    aten.new_ones.default: _filled(lambda node: 1),
+    aten.new_zeros.default: _filled(lambda node: 0),
+}
+
+
+class _Constants:
+    """The constants of a graph module, each made once."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        self._module = module
+        self._made: dict[fx.Node, fx.Node] = {}
+        self._first = next(iter(module.graph.nodes))
+
+    def use(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
+        """Return what stands for `node` in the argument of another node."""
+        if node not in values:
+            return node
+        value = values[node]
+        if not isinstance(value, torch.Tensor):
+            return value
+        if node not in self._made:
+            name = f"constant_{len(self._made)}"
+            self._module.register_buffer(name, value.detach(), persistent=False)
+            with self._module.graph.inserting_before(self._first):
+                made = self._module.graph.get_attr(name)
+            made.meta["val"] = value
+            self._made[node] = made
+        return self._made[node]

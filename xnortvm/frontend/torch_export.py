@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A PyTorch module to an exported program, and in words why not."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+
+from xnortvm.errors import ModelError
+from xnortvm.frontend.messages import first_line
+from xnortvm.frontend.sources import user_lines
+
+_HELP = (
+    "what usually helps: no branches on tensor values, no changes of parameters, no .numpy() and "
+    "no print in forward; torch.export.export(model, inputs) gives PyTorch's own report"
+)
+
+
+def export_module(model: torch.nn.Module, example_inputs: Any) -> ExportedProgram:
+    """Export a module in eval mode, whatever mode it is in.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Neither its parameters nor its training flags change.
+    example_inputs : tensor, or tuple or list of tensors
+        Positional arguments of ``model.forward``. NumPy arrays do as well.
+
+    Raises
+    ------
+    ModelError
+        If the inputs do not fit the model or PyTorch cannot export it, with the line of the user's
+        code where that happened.
+    """
+    inputs = _example_tuple(model, example_inputs)
+    with _eval_mode(model):
+        try:
+            return torch.export.export(model, inputs, strict=False)
+        except Exception as error:  # torch.export lets through whatever a model raises
+            raise _explained(model, inputs, error) from error
+
+
+def _example_tuple(model: torch.nn.Module, example_inputs: Any) -> tuple[Any, ...]:
+    signature = f"{type(model).__name__}.forward{inspect.signature(model.forward)}"
+    if example_inputs is None:
+        raise ModelError(
+            f"example_inputs is missing: {signature} needs one tensor per argument, such as "
+            "example_inputs=(torch.randn(1, 3, 224, 224),)"
+        )
+    if isinstance(example_inputs, torch.Tensor | np.ndarray):
+        example_inputs = (example_inputs,)
+    if isinstance(example_inputs, Mapping | str) or not isinstance(example_inputs, Sequence):
+        raise ModelError(
+            f"example_inputs is a {type(example_inputs).__name__}; pass a tuple with one tensor "
+            f"per argument of {signature}"
+        )
+    inputs = tuple(
+        torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for value in example_inputs
+    )
+    try:
+        inspect.signature(model.forward).bind(*inputs)
+    except TypeError as error:
+        raise ModelError(
+            f"example_inputs has {len(inputs)} values, which {signature} does not take ({error}); "
+            "pass one tensor per argument"
+        ) from error
+    return inputs
+
+
+@contextmanager
+def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in flags:
+            module.training = False
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+
+
+def _explained(model: torch.nn.Module, inputs: tuple[Any, ...], error: Exception) -> ModelError:
+    """Tell inputs that do not fit the model from a model that cannot be exported."""
+    name = type(model).__name__
+    try:
+        with torch.no_grad():
+            copy.deepcopy(model)(*inputs)
+    except Exception as eager:  # whatever the model raises
+        described = ", ".join(_describe(value) for value in inputs)
+        return ModelError(
+            f"{name} does not run on example_inputs ({described}){_place(eager)}: "
+            f"{first_line(eager)}; pass inputs of the shape and dtype that the model was made for"
+        )
+    return ModelError(
+        f"torch.export cannot export {name}{_place(error)}: {first_line(error)}; {_HELP}"
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}[{', '.join(map(str, value.shape))}]"
+    return type(value).__name__
+
+
+def _place(error: BaseException) -> str:
+    """Name the innermost line of the user's code in a traceback or in the text of an error."""
+    own = str(Path(__file__).parent)
+    text = "".join(traceback.format_tb(error.__traceback__))
+    for trace in (text, str(error)):
+        lines = [line for line in user_lines(trace) if not line.file.startswith(own)]
+        if lines:
+            return f" at {lines[-1].file}:{lines[-1].line} ({lines[-1].code})"
+    return ""
