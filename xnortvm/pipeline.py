@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from xnortvm._tvm import IRModule, ir_transform, relax, relax_transform, tvm
-from xnortvm.errors import CompileError, XnortvmError
+from xnortvm._tvm import IRModule, TvmTarget, ir_transform, relax, relax_transform, tvm
+from xnortvm.errors import CompileError, TargetError, XnortvmError
 from xnortvm.frontend.fold import fold_constants
 from xnortvm.ops import legalize_map
 from xnortvm.patterns import ZeroPolicy
@@ -129,14 +129,23 @@ def _dump(mod: IRModule, phase: Phase, folder: Path) -> None:
 
 
 @relax.register_pipeline("xnortvm")
-def pipeline(target: str = "llvm") -> ir_transform.Pass:
-    """The whole compiler as one Relax pass, for ``relax.build(mod, relax_pipeline=...)``."""
-    resolved = resolve(target)
+def pipeline() -> ir_transform.Pass:
+    """The whole compiler as one Relax pass, for ``relax.build(mod, target, "xnortvm")``.
+
+    The target is the one that the module is built for, and has to name its CPU: TVM's own
+    ``"llvm"`` is a CPU without extensions; ``xnortvm.target.resolve("llvm").tvm`` is this host.
+    """
 
     @tvm.transform.module_pass(opt_level=0, name="xnortvm")
     def compile_module(mod: IRModule, _: ir_transform.PassContext) -> IRModule:
+        current = TvmTarget.current(allow_none=True)
+        if current is None or not current.attrs.get("mcpu"):
+            raise TargetError(
+                f"the target {current} does not name a CPU, so its vector instructions are "
+                'unknown; pass xnortvm.target.resolve("llvm").tvm to relax.build for this host'
+            )
         mod = run(mod, graph_phases(Report(), ZeroPolicy()))
-        mod = run(mod, kernel_phases(resolved))
+        mod = run(mod, kernel_phases(resolve(current)))
         return ir_transform.Sequential(lowering_passes())(mod)
 
     return compile_module

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Figures of the documentation come from commands, and only from commands."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from xnortvm.errors import ModelError
+from xnortvm.tools import figures
+
+ENGINES = {
+    "engines": {
+        "xnortvm": {"median_ms": 5.0, "min_ms": 4.5, "times_slower": 1.0},
+        "torch": {"median_ms": 60.0, "min_ms": 55.0, "times_slower": 12.0},
+    }
+}
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Answer every command with `ENGINES`, and remember what was asked."""
+    asked: list[tuple[str, ...]] = []
+
+    def measure(command: tuple[str, ...]) -> object:
+        asked.append(tuple(command))
+        return ENGINES
+
+    monkeypatch.setattr(figures, "measure", measure)
+    return asked
+
+
+def test_a_figure_is_replaced_and_the_text_around_it_stays(
+    tmp_path: Path, measured: list[tuple[str, ...]]
+) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("before\n<!-- figures: resnet18 -->\nold\n<!-- end -->\nafter\n")
+    figures.write("resnet18", tmp_path)
+    text = page.read_text()
+    assert text.startswith("before\n<!-- figures: resnet18 -->\n| engine")
+    assert text.endswith("<!-- end -->\nafter\n")
+    assert "old" not in text
+    assert "| torch | 60.00 | 55.00 | 12.0× |" in text
+    assert f"`xnortvm {' '.join(measured[0])}`, " in text
+
+
+def test_writing_twice_gives_one_figure(
+    tmp_path: Path, measured: list[tuple[str, ...]]
+) -> None:
+    page = tmp_path / "README.md"
+    page.write_text("<!-- figures: resnet18 -->\n<!-- end -->\n")
+    figures.write("resnet18", tmp_path)
+    once = page.read_text()
+    figures.write("resnet18", tmp_path)
+    assert page.read_text() == once
+    assert len(measured) == 2
+
+
+def test_does_not_measure_when_the_page_has_no_place_for_it(
+    tmp_path: Path, measured: list[tuple[str, ...]]
+) -> None:
+    (tmp_path / "README.md").write_text("no place\n")
+    with pytest.raises(ModelError, match="README.md has no place marked"):
+        figures.write("resnet18", tmp_path)
+    assert not measured
+
+
+def test_every_figure_has_its_place_in_the_documentation() -> None:
+    for name, figure in figures.FIGURES.items():
+        for file in figure.files:
+            text = (figures.ROOT / file).read_text()
+            assert re.search(rf"<!-- figures: {name} -->\n.*?<!-- end -->", text, re.DOTALL)
