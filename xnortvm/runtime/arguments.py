@@ -105,8 +105,6 @@ def check(spec: TensorSpec, value: Any) -> None:
             )
         if value.layout is not sys.modules["torch"].strided:
             raise InputError(f"input {spec.name!r} must be dense, got layout {value.layout}")
-    elif not value.dtype.isnative:
-        raise InputError(f"input {spec.name!r} must have this machine's byte order")
 
 
 class Staging:

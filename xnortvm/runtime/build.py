@@ -104,8 +104,8 @@ def build(mod: IRModule, target: Target) -> Built:
     >>> len(built.library)  # doctest: +SKIP
     """
     interface = interface_of(mod)
-    copies_outputs = may_alias(relax_transform.RewriteDataflowReshape()(mod))
     try:
+        copies_outputs = may_alias(relax_transform.RewriteDataflowReshape()(mod))
         with target.tvm, ir_transform.PassContext(opt_level=3):
             executable = relax.build(
                 mod,

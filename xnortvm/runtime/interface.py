@@ -88,8 +88,8 @@ class Interface:
 def interface_of(mod: IRModule) -> Interface:
     """Read the interface of a module's ``main`` and the layer names of its kernels.
 
-    They come from the function attributes ``xnortvm.layers`` (list of str) and
-    ``xnortvm.schedule`` (str).
+    They come from the function attributes ``xnortvm.layer`` (one name or a list of them) and
+    ``xnortvm.schedule``.
 
     Raises
     ------
@@ -166,5 +166,6 @@ def _spec(name: str, ty: Any) -> TensorSpec:
 
 def _kernel(func: Any) -> Kernel:
     attrs = dict(func.attrs or {})
-    layers = tuple(str(name) for name in attrs.get("xnortvm.layers", ()))
-    return Kernel(layers, str(attrs.get("xnortvm.schedule", "")))
+    layers = attrs.get("xnortvm.layer", ())
+    names = (layers,) if isinstance(layers, str) else tuple(layers)
+    return Kernel(tuple(map(str, names)), str(attrs.get("xnortvm.schedule", "")))
