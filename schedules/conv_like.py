@@ -18,10 +18,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from xnortvm._tvm import Schedule
 from xnortvm.schedules.blocks import ANCHORS, Kernel, is_reduction, operator, read_kernel
 from xnortvm.schedules.isa import Isa
-from xnortvm.schedules.tiling import STACK_BYTES, Tile, choose_tile
+from xnortvm.schedules.tiling import Tile, choose_tile
 
 WORD = 32
 
