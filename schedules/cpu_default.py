@@ -55,7 +55,7 @@ def schedule(func: tirx.PrimFunc, isa: Isa, num_threads: int) -> tirx.PrimFunc:
             attempt(sch, isa, num_threads)
         except Exception as error:  # a schedule never decides whether a model compiles
             first = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            _log.debug("%s does not apply: %s", attempt.__name__, first)
+            _log.debug("%s does not apply: %s", getattr(attempt, "__name__", attempt), first)
             continue
         return sch.mod["main"]
     return func
