@@ -96,7 +96,8 @@ def _bind_state(
         Positions of the placeholders that are left.
     """
     graph = torch.fx.Graph()
-    output = graph.graph_copy(gm.graph, values := {})
+    values: dict[torch.fx.Node, torch.fx.Node] = {}
+    output = graph.graph_copy(gm.graph, values)
     graph.output(output)
     bound = torch.fx.GraphModule(gm, graph)
     kept = []

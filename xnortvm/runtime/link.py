@@ -20,6 +20,7 @@ from xnortvm.runtime.noise import without_noise
 LINKERS = ("cc", "gcc", "clang")
 # No build id and no section of compiler versions: equal objects give equal libraries.
 LINK_FLAGS = ("-shared", "-fPIC", "-Wl,--build-id=none")
+LINK_FLAGS_LLD = ("-shared", "--build-id=none")
 LINK_FLAGS_MACOS = ("-dynamiclib", "-undefined", "dynamic_lookup", "-Wl,-no_uuid")
 
 
@@ -92,11 +93,10 @@ def link(executable: Any, triple: str | None = None) -> bytes:
         When linking fails.
     """
     linker = find_cross_linker(triple) if triple else find_linker()
-    flags = LINK_FLAGS_MACOS if sys.platform == "darwin" and not triple else LINK_FLAGS
-    if linker[0].endswith("ld.lld"):
-        flags = ("-shared", "--build-id=none")
-
-    libraries = () if linker[0].endswith("ld.lld") else ("-lm",)
+    bare = linker[0].endswith("ld.lld")  # lld itself, without a C compiler before it
+    here = LINK_FLAGS_MACOS if sys.platform == "darwin" and not triple else LINK_FLAGS
+    flags: tuple[str, ...] = LINK_FLAGS_LLD if bare else here
+    libraries = () if bare else ("-lm",)
 
     def run(output: str, objects: list[str], **_: Any) -> None:
         folder = Path(output).parent
