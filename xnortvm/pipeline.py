@@ -29,6 +29,7 @@ from xnortvm.transform.group import group_epilogues
 from xnortvm.transform.layout import channels_last
 from xnortvm.transform.lift_constants import lift_constants
 from xnortvm.transform.lower_binary import LowerBinary
+from xnortvm.transform.scaled_sign import sink_sign_scales
 from xnortvm.transform.sign import canonicalize_sign
 from xnortvm.transform.threshold import fuse_thresholds
 
@@ -53,6 +54,7 @@ def graph_phases(report: Report, policy: ZeroPolicy) -> list[Phase]:
                 canonicalize_prelu,  # before signs: `where(x > 0, …)` is not a sign
                 canonicalize_sign,  # every idiom → xnortvm.sign, so patterns see one spelling
                 channels_last,  # before matching: bits are packed along the last dimension
+                sink_sign_scales,  # after the transposes are gone: layers see the scale last
             ],
         ),
         Phase("lower", [LowerBinary(report, policy)]),

@@ -146,6 +146,10 @@ POINTWISE: dict[str, Pointwise] = {
     "relax.logical_and": Pointwise(lambda _, a, b: np.logical_and(a, b), _up),
     "relax.logical_or": Pointwise(lambda _, a, b: np.logical_or(a, b), _up),
     "relax.logical_not": Pointwise(lambda _, a: np.logical_not(a), _down),
+    "relax.bitwise_and": Pointwise(lambda _, a, b: np.bitwise_and(a, b)),
+    "relax.bitwise_or": Pointwise(lambda _, a, b: np.bitwise_or(a, b)),
+    "relax.bitwise_xor": Pointwise(lambda _, a, b: np.bitwise_xor(a, b)),
+    "relax.bitwise_not": Pointwise(lambda _, a: np.bitwise_not(a)),
     "relax.nn.relu": Pointwise(lambda _, a: np.maximum(a, np.zeros((), a.dtype)), _up),
     "relax.nn.relu6": Pointwise(lambda _, a: np.clip(a, 0, 6).astype(a.dtype), _up),
     "relax.nn.leakyrelu": Pointwise(

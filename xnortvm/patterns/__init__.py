@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from xnortvm.graph.dataflow import Values
 from xnortvm.patterns.activations import BinaryActivations, binary_activations
 from xnortvm.patterns.conv2d import BinaryConv2d, check_conv2d
 from xnortvm.patterns.dense import BinaryDense, check_dense
 from xnortvm.patterns.reject import Reject
 from xnortvm.patterns.weights import BinaryWeights, binary_weights
 from xnortvm.patterns.zeros import ZeroPolicy
-from xnortvm.graph.dataflow import Values
 
 #: (who computes what, call, policy for exact zeros) -> match, or why there is none.
 Check = Callable[[Values, Any, ZeroPolicy], "BinaryConv2d | BinaryDense | Reject"]

@@ -7,14 +7,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from xnortvm._tvm import relax
+from xnortvm.graph.dataflow import Values, op_name, shape_of, value_of
 from xnortvm.patterns.reject import Reject
 from xnortvm.patterns.zeros import ZeroPolicy, structural_zero
-from xnortvm.graph.dataflow import Values, op_name, shape_of, value_of
 
 
 @dataclass(frozen=True)
 class BinaryActivations:
-    """Activations a·v + b with v in {-1, +1}.
+    """Activations a·v + b with v in {-1, +1}, or {-1, 0, +1} where `zeros` says so.
 
     Attributes
     ----------
@@ -27,9 +27,7 @@ class BinaryActivations:
     pad_value : float
         What it adds, in units of v (+1, -1), or 0 for real zeros.
     zeros : str
-        "" when v is never 0 on purpose, else why zeros that occur count as +1 by request.
-    ternary : bool
-        Whether the sign is torch.sign, whose exact zeros are taken as +1.
+        "" when v is never 0 on purpose, else why it can be.
     """
 
     var: Any
@@ -38,7 +36,6 @@ class BinaryActivations:
     padding: tuple[int, int, int, int] = (0, 0, 0, 0)
     pad_value: float = 0.0
     zeros: str = ""
-    ternary: bool = False
 
 
 #: Operators of two-valued values that give the same two values.
@@ -75,8 +72,10 @@ def binary_activations(values: Values, var: Any, policy: ZeroPolicy) -> BinaryAc
             return Reject("its input is the maximum of a sign times a negative number")
         if any(inner.padding):
             return Reject(f"its input is padded before {name.removeprefix('relax.')}")
-        return replace(inner, var=var) if (inner.scale, inner.offset) == (1.0, 0.0) else Reject(
-            f"its input is a scaled sign behind {name.removeprefix('relax.')}"
+        return (
+            replace(inner, var=var)
+            if (inner.scale, inner.offset) == (1.0, 0.0)
+            else Reject(f"its input is a scaled sign behind {name.removeprefix('relax.')}")
         )
     if name == "relax.concat":
         return _concat(values, var, call, policy)
@@ -86,20 +85,10 @@ def binary_activations(values: Values, var: Any, policy: ZeroPolicy) -> BinaryAc
     )
 
 
-def _sign(
-    values: Values, var: Any, call: Any, policy: ZeroPolicy
-) -> BinaryActivations | Reject:
+def _sign(values: Values, var: Any, call: Any, policy: ZeroPolicy) -> BinaryActivations:
     if str(call.attrs["zero"]) != "0":
         return BinaryActivations(var)
-    zeros = structural_zero(values, call.args[0])
-    if zeros is None:
-        return BinaryActivations(var, ternary=True)
-    if policy.accept:
-        return BinaryActivations(var, zeros=zeros, ternary=True)
-    return Reject(
-        f"torch.sign makes its input ternary, because sign(0) = 0 and {zeros}",
-        'use a sign that gives +1 at 0, or compile with sign_zero="+1"',
-    )
+    return BinaryActivations(var, zeros=structural_zero(values, call.args[0], policy.samples) or "")
 
 
 def _scaled(values: Values, call: Any, name: str, policy: ZeroPolicy) -> BinaryActivations | Reject:
@@ -143,9 +132,7 @@ def _padded(values: Values, call: Any, policy: ZeroPolicy) -> BinaryActivations 
             "pad with 0, +1 or -1",
         )
     value = 0.0 if float(call.attrs.pad_value) == 0 and abs(padded) != 1 else padded
-    return replace(
-        inner, padding=(widths[2], widths[4], widths[3], widths[5]), pad_value=value
-    )
+    return replace(inner, padding=(widths[2], widths[4], widths[3], widths[5]), pad_value=value)
 
 
 def _concat(values: Values, var: Any, call: Any, policy: ZeroPolicy) -> BinaryActivations | Reject:
@@ -155,12 +142,8 @@ def _concat(values: Values, var: Any, call: Any, policy: ZeroPolicy) -> BinaryAc
             return part
         if (part.scale, part.offset) != (1.0, 0.0) or any(part.padding):
             return Reject("its input joins signs with different scales or paddings")
-    signs = [part for part in parts if isinstance(part, BinaryActivations)]
-    return BinaryActivations(
-        var,
-        zeros=next((part.zeros for part in signs if part.zeros), ""),
-        ternary=any(part.ternary for part in signs),
-    )
+    zeros = [part.zeros for part in parts if isinstance(part, BinaryActivations)]
+    return BinaryActivations(var, zeros=next(filter(None, zeros), ""))
 
 
 def _describe(name: str, var: Any) -> str:

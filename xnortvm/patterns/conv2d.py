@@ -6,11 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from xnortvm.graph.dataflow import Values, shape_of, value_of
 from xnortvm.patterns.activations import BinaryActivations, binary_activations
 from xnortvm.patterns.reject import Reject
 from xnortvm.patterns.weights import BinaryWeights, binary_weights
 from xnortvm.patterns.zeros import ZeroPolicy
-from xnortvm.graph.dataflow import Values, shape_of, value_of
 
 
 @dataclass(frozen=True)

@@ -195,9 +195,7 @@ def _rebuild(mod: IRModule, graph: Graph, owner: dict[Any, _Region]) -> IRModule
     return relax.transform.DeadCodeElimination(["main"])(builder.block.get())
 
 
-def _emit_region(
-    builder: Builder, graph: Graph, region: _Region, names: dict[str, int]
-) -> None:
+def _emit_region(builder: Builder, graph: Graph, region: _Region, names: dict[str, int]) -> None:
     outputs = [
         var
         for var in region.members

@@ -19,6 +19,7 @@ import numpy as np
 from xnortvm._tvm import IRModule, ir, relax
 from xnortvm.graph.dataflow import (
     Builder,
+    Graph,
     const,
     op_name,
     rebuild,
@@ -66,14 +67,29 @@ def channels_last(mod: IRModule) -> IRModule:
     Convolutions come out as NHWC with OHWI weights, 1-D ones as 2-D convolutions of height 1.
     Inputs and outputs of the function keep the user's order.
     """
-    layouts = _Layouts()
+    layouts = _Layouts(_reach_layers(Graph(mod["main"])))
     return rebuild(mod, layouts.visit, layouts.finish)
+
+
+def _reach_layers(graph: Graph) -> set[str]:
+    """Names of the inputs that reach a convolution or a pooling without being reduced before.
+
+    They are reordered once, where they enter.
+    """
+    wanted: set[Any] = set()
+    for var, call in reversed(list(graph.calls())):
+        layer = op_name(call) in LAYERS
+        if layer or (var in wanted and (is_pointwise(call) or op_name(call) in FOLLOWERS)):
+            fields = call.args[0].fields if isinstance(call.args[0], relax.Tuple) else call.args
+            wanted |= {a for a in fields if isinstance(a, relax.Var) and a.ty.ndim == var.ty.ndim}
+    return {str(param.name) for param in graph.params if param in wanted}
 
 
 class _Layouts:
     """State of one run: the layout of each new variable and the reordered copies made so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, reordered: set[str]) -> None:
+        self.reordered = reordered  # inputs that are channels-last from the start
         self.tags: dict[Any, Any] = {}
         self.last: dict[Any, Any] = {}  # user's order -> channels-last
         self.plain: dict[Any, Any] = {}  # ours -> user's order
@@ -82,11 +98,23 @@ class _Layouts:
         rule = RULES.get(op_name(call))
         if rule is None and is_pointwise(call):
             rule = _pointwise
+        if rule is not None:
+            args = [self.entering(builder, arg) for arg in call.args]
+            call = ir.Call(call.op, args, call.attrs, call.ty_args, call.span)
         result = rule(self, builder, var, call) if rule is not None else None
         if result is not None:
             return result
         args = [self.user_order(builder, arg) for arg in call.args]
         return ir.Call(call.op, args, call.attrs, call.ty_args, call.span)
+
+    def entering(self, builder: Builder, expr: Any) -> Any:
+        """Return an operand, or the channels-last form of an input that is to be reordered."""
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self.entering(builder, field) for field in expr.fields])
+        is_input = isinstance(expr, relax.Var) and expr not in builder.value
+        if is_input and str(expr.name) in self.reordered:
+            return self.channels_last(builder, expr)
+        return expr
 
     def finish(self, builder: Builder, result: Any) -> Any:
         return self.user_order(builder, result)
@@ -156,12 +184,11 @@ def _conv2d(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
 
 def _conv1d(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
     attrs = call.attrs
-    shapes = [shape_of(arg) for arg in call.args]
     weight = value_of(call.args[1])
-    if str(attrs.data_layout) != "NCW" or weight is None or shapes[0] is None:
+    if str(attrs.data_layout) != "NCW" or weight is None or shape_of(call.args[0]) is None:
         return None
-    n, c, length = shapes[0]
     x = state.channels_last(builder, call.args[0])
+    n, length, c = shape_of(x)  # type: ignore[misc]
     conv = relax.op.nn.conv2d(
         builder.emit(relax.op.reshape(x, (n, 1, length, c))),
         const(weight.transpose(0, 2, 1)[:, None]),
@@ -360,3 +387,7 @@ RULES: dict[str, Rule] = {
     "relax.permute_dims": _permute,
     "relax.matmul": _matmul,
 }
+
+#: Layers that decide the order of their input, and operators that keep it.
+LAYERS = frozenset(name for name, rule in RULES.items() if rule in (_conv2d, _conv1d, _pool))
+FOLLOWERS = frozenset(name for name, rule in RULES.items() if rule in (_concat, _pad, _slice))

@@ -4,8 +4,11 @@
     sign(x) ⊛ ±s weights   →   float(bconv2d(bitpack(x), packed weights)) · s
 
 With activations a·v + b, v = ±1, the accumulator of v is multiplied by a·s; b adds the sum of the
-weights inside the map, which goes into the accumulator's own table when b/a is an integer (the
+weights inside the map, which is added to the accumulator itself when b/a is an integer (the
 {0, 1} activations behind a ReLU: a = b = ½) and is a float constant otherwise.
+
+torch.sign(0) = 0 makes v ternary. Where that happens on purpose the layer is computed twice, with
+zeros as +1 and as -1, and the accumulators are added: v = (v₊ + v₋) / 2, exact.
 """
 
 from __future__ import annotations
@@ -64,7 +67,7 @@ class LowerBinary:
 
     def __call__(self, mod: IRModule) -> IRModule:
         """Return the module with its binary layers lowered."""
-        self.packed: dict[tuple[Any, int], Any] = {}
+        self.packed: dict[tuple[Any, int, str], Any] = {}
         return rebuild(mod, self._visit)
 
     def _visit(self, builder: Builder, var: Any, call: Any) -> Any:
@@ -80,15 +83,23 @@ class LowerBinary:
             row = self._add_row(builder, var, call, match)
             return ir.Call(call.op, call.args, call.attrs, call.ty_args, span(row.name))
         row = self._add_row(builder, var, call, match)
-        acc = _LOWER[type(match)](self, builder, call, match, row)
-        row.bytes_after += 4 * match.weights.scale.size
-        return _scaled(builder, var, call, acc, match)
+        ternary = bool(match.activations.zeros) and not self.policy.accept
+        layer = _LOWER[type(match)](self, builder, call, match, row.name)
+        halves = [
+            builder.emit(layer(zero), "acc", call.span)
+            for zero in (("+1", "-1") if ternary else ("0",))
+        ]
+        acc = builder.emit(relax.op.add(*halves), "acc") if ternary else halves[0]
+        return _scaled(builder, var, call, acc, match, 0.5 if ternary else 1.0)
 
-    def pack(self, builder: Builder, var: Any, groups: int) -> Any:
-        """Emit the packed bits of two-valued activations, once for all their users."""
-        key = (var, groups)
+    def pack(self, builder: Builder, var: Any, groups: int, zero: str) -> Any:
+        """Emit the packed bits of two-valued activations, once for all their users.
+
+        `zero` is what the 0 of a torch.sign counts as, see `xnortvm.ops.bitpack`.
+        """
+        key = (var, groups, zero)
         if key not in self.packed:
-            self.packed[key] = _pack(self, builder, var, groups)
+            self.packed[key] = _pack(self, builder, var, groups, zero)
         return self.packed[key]
 
     def _add_row(self, builder: Builder, var: Any, call: Any, match: Any) -> LayerRow:
@@ -101,9 +112,20 @@ class LowerBinary:
             row.reason, row.hint = match.reason, match.hint
         else:
             row.binary, row.bits_in = True, "1"
-            row.note = _note(match.activations)
+            if match.activations.zeros:
+                self._add_zeros(row, match.activations.zeros)
         self.report.layers.append(row)
         return row
+
+    def _add_zeros(self, row: LayerRow, zeros: str) -> None:
+        if self.policy.accept:
+            row.note = f'torch.sign(0) counts as +1 by sign_zero="+1": {zeros}'
+            return
+        row.bits_in = "2"
+        row.note = (
+            f"torch.sign makes its input ternary, because sign(0) = 0 and {zeros}; computed twice, "
+            'which is exact; a sign that gives +1 at 0, or sign_zero="+1", halves its time'
+        )
 
 
 def describe(name: str, var: Any, call: Any) -> LayerRow:
@@ -128,22 +150,17 @@ def describe(name: str, var: Any, call: Any) -> LayerRow:
     return row
 
 
-def _note(activations: BinaryActivations) -> str:
-    if activations.zeros:
-        return f'zeros count as +1 by sign_zero="+1": {activations.zeros}'
-    return ""
-
-
-def _pack(state: LowerBinary, builder: Builder, var: Any, groups: int) -> Any:
+def _pack(state: LowerBinary, builder: Builder, var: Any, groups: int, zero: str) -> Any:
     """Packed bits of a ±1 value, computed on bits as far up as possible."""
     call = builder.producer(var)
     name = op_name(call)
     if name == "relax.xnortvm.sign":
-        bits = ops.bitpack(call.args[0], groups=groups, zero=str(call.attrs["zero"]))
+        own = str(call.attrs["zero"])
+        bits = ops.bitpack(call.args[0], groups=groups, zero=zero if own == "0" else own)
         return builder.emit(bits, f"{var.name}_bits")
     if name == "relax.nn.max_pool2d" and str(call.attrs.layout) == "NHWC":
         pooled = ops.bmaxpool2d(
-            state.pack(builder, call.args[0], groups),
+            state.pack(builder, call.args[0], groups, zero),
             pool_size=[int(p) for p in call.attrs.pool_size],
             strides=[int(s) for s in call.attrs.strides],
             padding=[int(p) for p in call.attrs.padding],
@@ -154,10 +171,10 @@ def _pack(state: LowerBinary, builder: Builder, var: Any, groups: int) -> Any:
     if name == "relax.reshape":
         before, after = shape_of(call.args[0]), shape_of(var)
         if before and after and _keeps_words(before, after, groups):
-            bits = state.pack(builder, call.args[0], groups)
+            bits = state.pack(builder, call.args[0], groups, zero)
             words = prod(shape_of(bits) or ()) // prod(after[:-1])
             return builder.emit(relax.op.reshape(bits, (*after[:-1], words)), f"{var.name}_bits")
-    return builder.emit(ops.bitpack(var, groups=groups, zero="+1"), f"{var.name}_bits")
+    return builder.emit(ops.bitpack(var, groups=groups, zero=zero), f"{var.name}_bits")
 
 
 def _keeps_words(before: tuple[int, ...], after: tuple[int, ...], groups: int) -> bool:
@@ -166,84 +183,85 @@ def _keeps_words(before: tuple[int, ...], after: tuple[int, ...], groups: int) -
     return whole or before[-1] == after[-1]
 
 
+#: What a lowering returns: from what zeros count as to the call of the packed operator.
+Layer = Callable[[str], Any]
+
+
 def _conv2d(
-    state: LowerBinary, builder: Builder, call: Any, match: BinaryConv2d, row: LayerRow
-) -> Any:
+    state: LowerBinary, builder: Builder, call: Any, match: BinaryConv2d, layer: str
+) -> Layer:
     signs, attrs = match.weights.signs, call.attrs
     groups = int(attrs.groups)
     x_shape = shape_of(match.activations.var)
     assert x_shape is not None
-    strides, dilation = _pair(attrs.strides), _pair(attrs.dilation)
+    geometry = _geometry(call, match)
     pad_value = int(match.pad_value)
-    base = ops.border_base(
-        signs,
-        (x_shape[1], x_shape[2]),
-        strides=strides,
-        padding=match.padding,
-        dilation=dilation,
-        pad_value=pad_value,
-    )
+    base = ops.border_base(signs, x_shape[1:3], pad_value=pad_value, **geometry)  # type: ignore[arg-type]
     ratio = _integer_offset(match.activations)
     if ratio:
         inside = signs.astype(np.int64).sum(axis=(1, 2, 3)) - prod(signs.shape[1:]) + base
         base = (base + ratio * inside).astype(np.int32)
-    weights = ops.pack(signs < 0)
-    row.bytes_after = weights.nbytes + base.nbytes
-    return builder.emit(
-        ops.bconv2d(
-            state.pack(builder, match.activations.var, groups),
-            const(weights),
-            const(base),
-            channels=x_shape[3],
-            strides=strides,
-            padding=match.padding,
-            dilation=dilation,
-            groups=groups,
-            pad_value=pad_value,
-            offset=ratio,
-            layer=row.name,
-        ),
-        "acc",
-        call.span,
+    weights, table = const(ops.pack(signs < 0)), const(base)
+    return lambda zero: ops.bconv2d(
+        state.pack(builder, match.activations.var, groups, zero),
+        weights,
+        table,
+        channels=x_shape[3],
+        groups=groups,
+        pad_value=pad_value,
+        offset=ratio,
+        layer=layer,
+        **geometry,
     )
 
 
 def _dense(
-    state: LowerBinary, builder: Builder, call: Any, match: BinaryDense, row: LayerRow
-) -> Any:
+    state: LowerBinary, builder: Builder, call: Any, match: BinaryDense, layer: str
+) -> Layer:
     signs = match.weights.signs
-    weights = ops.pack(signs < 0)
-    row.bytes_after = weights.nbytes
-    bits = state.pack(builder, match.activations.var, 1)
+    weights = const(ops.pack(signs < 0))
     lead = (shape_of(match.activations.var) or ())[:-1]
-    rows = builder.emit(relax.op.reshape(bits, (prod(lead), weights.shape[1])))
-    if len(lead) == 1:
-        rows = bits
-    dense = ops.bdense(rows, const(weights), channels=signs.shape[1], layer=row.name)
-    acc = builder.emit(dense, "acc", call.span)
-    return acc if len(lead) == 1 else builder.emit(relax.op.reshape(acc, (*lead, signs.shape[0])))
+    ratio = _integer_offset(match.activations)
+    share = const((ratio * signs.sum(axis=1)).astype(np.int32))
+
+    def lower(zero: str) -> Any:
+        rows = state.pack(builder, match.activations.var, 1, zero)
+        if len(lead) != 1:
+            rows = builder.emit(relax.op.reshape(rows, (prod(lead), ops.words(signs.shape[1]))))
+        acc = ops.bdense(rows, weights, channels=signs.shape[1], layer=layer)
+        if ratio:
+            acc = relax.op.add(builder.emit(acc, "acc", call.span), share)
+        if len(lead) != 1:
+            acc = relax.op.reshape(builder.emit(acc, "acc", call.span), (*lead, signs.shape[0]))
+        return acc
+
+    return lower
 
 
 _LOWER: dict[type, Callable[..., Any]] = {BinaryConv2d: _conv2d, BinaryDense: _dense}
 
 
 def _integer_offset(activations: BinaryActivations) -> int:
-    """b / a where it is an integer that the accumulator's table can take, else 0."""
+    """b / a where it is an integer, which is added to the accumulator; else 0."""
     ratio = activations.offset / activations.scale
     return int(ratio) if ratio == int(ratio) else 0
 
 
 def _scaled(
-    builder: Builder, var: Any, call: Any, acc: Any, match: BinaryConv2d | BinaryDense
+    builder: Builder,
+    var: Any,
+    call: Any,
+    acc: Any,
+    match: BinaryConv2d | BinaryDense,
+    factor: float,
 ) -> Any:
-    """float(acc)·a·s, plus the offset's share where the table could not take it."""
+    """float(acc)·factor·a·s, plus the offset's share where the table could not take it."""
     activations, weights = match.activations, match.weights
     value = builder.emit(relax.op.astype(acc, "float32"), str(var.name), call.span)
-    scale = (weights.scale * np.float32(activations.scale)).astype(np.float32)
+    scale = (weights.scale * np.float32(activations.scale * factor)).astype(np.float32)
     if not (scale == 1).all():
         value = builder.emit(relax.op.multiply(value, const(scale)), str(var.name), call.span)
-    in_table = isinstance(match, BinaryConv2d) and _integer_offset(activations)
-    if activations.offset == 0 or in_table:
+    if activations.offset == 0 or _integer_offset(activations):
         return value
     return relax.op.add(value, const(_offset_share(call, match)))
 
@@ -256,15 +274,9 @@ def _offset_share(call: Any, match: BinaryConv2d | BinaryDense) -> np.ndarray[An
     signs = weights.signs
     shape = shape_of(match.activations.var)
     assert shape is not None
-    geometry = dict(
-        strides=_pair(call.attrs.strides), padding=match.padding, dilation=_pair(call.attrs.dilation)
-    )
-    base = ops.border_base(
-        signs,
-        shape[1:3],  # type: ignore[arg-type]
-        pad_value=int(match.pad_value),
-        **geometry,  # type: ignore[arg-type]
-    )
+    geometry = _geometry(call, match)
+    pad_value = int(match.pad_value)
+    base = ops.border_base(signs, shape[1:3], pad_value=pad_value, **geometry)  # type: ignore[arg-type]
     inside = signs.astype(np.int64).sum(axis=(1, 2, 3)) - prod(signs.shape[1:]) + base
     if base.shape[:2] != (1, 1):
         axes = [
@@ -284,8 +296,9 @@ def _offset_share(call: Any, match: BinaryConv2d | BinaryDense) -> np.ndarray[An
     return share[None]
 
 
-def _pair(values: Any) -> tuple[int, int]:
-    first, second = (int(v) for v in values)
-    return first, second
-
-
+def _geometry(call: Any, match: BinaryConv2d) -> dict[str, Any]:
+    return {
+        "strides": tuple(int(s) for s in call.attrs.strides),
+        "padding": match.padding,
+        "dilation": tuple(int(d) for d in call.attrs.dilation),
+    }

@@ -28,8 +28,13 @@ from xnortvm.graph.dataflow import (
 )
 from xnortvm.graph.pointwise import POINTWISE, Array, apply, scalar_operand
 
-#: Straight-through estimators leave ±1 only to within a few units in the last place.
+#: Spread of the values on one side of zero that still counts as one value: straight-through
+#: estimators leave arithmetic residue.
 TOLERANCE = 1e-4
+
+#: What residue leaves of a scale of 1 and an offset of 0 in the median: a few units in the last
+#: place. Anything larger is a scale that was meant.
+RESIDUE = 1e-6
 
 _COMPARISONS = (
     "relax.greater",
@@ -83,9 +88,9 @@ def canonicalize_sign(mod: IRModule) -> IRModule:
         if key not in signs:
             signs[key] = builder.emit(ops.sign(source, zero=step.zero), str(var.name), call.span)
         result = signs[key]
-        if abs(scale - 1) > TOLERANCE:
+        if abs(scale - 1) > RESIDUE:
             result = builder.emit(relax.op.multiply(result, const(np.float32(scale))))
-        if abs(offset) > TOLERANCE * abs(scale):
+        if abs(offset) > RESIDUE * abs(scale):
             result = builder.emit(relax.op.add(result, const(np.float32(offset))))
         return result
 
@@ -93,9 +98,21 @@ def canonicalize_sign(mod: IRModule) -> IRModule:
 
 
 def _compare_with_zero(mod: IRModule) -> IRModule:
-    """Rewrite ``x > c`` as ``x - c > 0`` for float x: the subtraction never rounds to zero."""
+    """Rewrite ``x > c`` as ``x - c > 0`` for float x: the subtraction never rounds to zero.
+
+    ``round(clip(x, 0, 1))`` is such a comparison as well: ``x > ½``, since ½ is rounded to 0.
+    """
 
     def visit(builder: Builder, var: Any, call: Any) -> Any:
+        if op_name(call) == "relax.round":
+            clipped = builder.producer(call.args[0])
+            bounds = [scalar_operand(a) for a in clipped.args[1:]] if _is_clip(clipped) else []
+            if [float(b) for b in bounds if b is not None] != [0.0, 1.0]:
+                return None
+            half = np.full((), 0.5, dtype_of(var))
+            above = builder.emit(relax.op.subtract(clipped.args[0], const(half)))
+            positive = builder.emit(relax.op.greater(above, const(np.zeros_like(half))))
+            return relax.op.astype(positive, dtype_of(var))
         if op_name(call) not in _COMPARISONS or not dtype_of(call.args[0]).startswith("float"):
             return None
         left, right = call.args
@@ -107,6 +124,10 @@ def _compare_with_zero(mod: IRModule) -> IRModule:
         return getattr(relax.op, op_name(call).removeprefix("relax."))(difference, zero)
 
     return rebuild(mod, visit)
+
+
+def _is_clip(call: Any) -> bool:
+    return op_name(call) == "relax.clip"
 
 
 def find_steps(graph: Graph) -> dict[Any, Step]:

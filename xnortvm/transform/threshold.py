@@ -17,10 +17,10 @@ import numpy as np
 
 from xnortvm import ops
 from xnortvm._tvm import IRModule
+from xnortvm.graph.accumulators import accumulator_bound
 from xnortvm.graph.dataflow import Builder, Values, const, op_name, rebuild
 from xnortvm.graph.integer_function import Flip, IntegerFunction
 from xnortvm.graph.pointwise import Array
-from xnortvm.patterns.zeros import accumulator_bound
 
 
 def fuse_thresholds(mod: IRModule) -> IRModule:
@@ -39,9 +39,7 @@ def _visit(builder: Builder, _: Any, call: Any) -> Any:
     if found is None:
         return None
     acc, threshold, flip = found
-    return ops.threshold_pack(
-        acc, const(threshold), const(flip), groups=int(call.attrs["groups"])
-    )
+    return ops.threshold_pack(acc, const(threshold), const(flip), groups=int(call.attrs["groups"]))
 
 
 def find_threshold(values: Values, var: Any, zero: str) -> tuple[Any, Array, Array] | None:
@@ -55,11 +53,8 @@ def find_threshold(values: Values, var: Any, zero: str) -> tuple[Any, Array, Arr
     function = IntegerFunction.of(values, var)
     if function is None or not function.chain:
         return None
-    call = values.producer(function.source)
-    if op_name(call) not in ("relax.xnortvm.bconv2d", "relax.xnortvm.bdense"):
-        return None
-    bound = accumulator_bound(values, call)
-    found = function.flip(bound)
+    bound = accumulator_bound(values, function.source)
+    found = None if bound is None else function.flip(bound)
     if found is None:
         return None
     threshold, flip = encode(found, bound, zero)

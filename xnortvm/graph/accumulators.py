@@ -1,0 +1,76 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known about an integer: how large it can be, and whether it is odd or even."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from xnortvm._tvm import relax
+from xnortvm.graph.dataflow import Values, op_name, shape_of, value_of
+
+Array = np.ndarray[Any, Any]
+
+#: Operators that give the accumulator of a binary layer.
+ACCUMULATORS = frozenset({"relax.xnortvm.bconv2d", "relax.xnortvm.bdense"})
+
+
+def accumulator_bound(values: Values, var: Any) -> int | None:
+    """Return the largest magnitude of an integer, None when nothing is known.
+
+    Parameters
+    ----------
+    values : Values
+        Who computes what.
+    var : Var or constant
+        An int32 value: an accumulator, a reshaped one, or a sum of them.
+    """
+    constant = value_of(var)
+    if constant is not None:
+        return int(np.abs(constant).max())
+    call = values.producer(var)
+    name = op_name(call)
+    if name == "relax.xnortvm.bconv2d":
+        base = value_of(call.args[2])
+        assert base is not None
+        terms = prod((shape_of(call.args[1]) or ())[1:3]) * int(call.attrs["channels"])
+        terms //= int(call.attrs["groups"])
+        # An integer offset of the activations is part of the table.
+        return int(max(terms, np.abs(base).max(), np.abs(base - 2 * terms).max()))
+    if name == "relax.xnortvm.bdense":
+        return int(call.attrs["channels"])
+    if name == "relax.reshape":
+        return accumulator_bound(values, call.args[0])
+    if name == "relax.add":
+        bounds = [accumulator_bound(values, arg) for arg in call.args]
+        return None if None in bounds else sum(bounds)  # type: ignore[arg-type]
+    return None
+
+
+def accumulator_parity(values: Values, var: Any) -> Array | None:
+    """Return what an integer is modulo 2, per output channel; None where that varies."""
+    constant = value_of(var)
+    if constant is not None:
+        return constant % 2
+    call = values.producer(var)
+    name = op_name(call)
+    if name == "relax.xnortvm.bconv2d":
+        base = value_of(call.args[2])
+        return base[0, 0] % 2 if base is not None and base.shape[:2] == (1, 1) else None
+    if name == "relax.xnortvm.bdense":
+        return np.asarray(int(call.attrs["channels"]) % 2)
+    if name == "relax.reshape":
+        before, after = shape_of(call.args[0]), shape_of(var)
+        same = before is not None and after is not None and before[-1] == after[-1]
+        return accumulator_parity(values, call.args[0]) if same else None
+    if name == "relax.add":
+        parts = [accumulator_parity(values, arg) for arg in call.args]
+        return None if any(p is None for p in parts) else sum(parts) % 2  # type: ignore[arg-type]
+    return None
+
+
+def is_integer_sum(values: Values, var: Any) -> bool:
+    """Tell whether a variable is an accumulator or made of accumulators alone."""
+    return isinstance(var, relax.Var) and accumulator_bound(values, var) is not None
