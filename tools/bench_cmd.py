@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -58,16 +57,11 @@ def run(args: argparse.Namespace) -> Outcome:
 
 
 def _layers(args: argparse.Namespace) -> Outcome:
-    bench_layers = importlib.import_module("xnortvm.tools.bench_layers")
-    with pinned(args.num_threads):
-        rows = [_plain(row) for row in bench_layers.main(args)]
-    head = list(rows[0]) if rows else ["layer"]
-    return Outcome(table(head, [[row.get(name) for name in head] for row in rows]), rows)
+    from xnortvm.tools.bench_layers import rows
 
-
-def _plain(row: Any) -> dict[str, Any]:
-    """Return a row as a dict, whether it is one or says how to become one."""
-    return dict(row.to_json()) if hasattr(row, "to_json") else dict(row)
+    with pinned(1):
+        found = list(rows(args.target))
+    return Outcome(table(list(found[0]), [list(row.values()) for row in found]), found)
 
 
 def _model(args: argparse.Namespace) -> Outcome:

@@ -50,8 +50,7 @@ class Figure(NamedTuple):
 def _engines(data: Any) -> list[str]:
     lines = ["| engine, one thread | median ms | fastest ms | time |", "|---|--:|--:|--:|"]
     lines += [
-        f"| {name} | {each['median_ms']:.2f} | {each['min_ms']:.2f} "
-        f"| {each['times_slower']:.1f}× |"
+        f"| {name} | {each['median_ms']:.2f} | {each['min_ms']:.2f} | {each['times_slower']:.1f}× |"
         for name, each in data["engines"].items()
     ]
     return lines

@@ -92,9 +92,7 @@ def compile(
     resolved = resolve(target, num_threads=num_threads)
     imported = import_model(model, example_inputs)
     report = _report(resolved)
-    graph = pipeline.run(
-        imported.mod, pipeline.graph_phases(report, _policy(sign_zero)), dump_dir
-    )
+    graph = pipeline.run(imported.mod, pipeline.graph_phases(report, _policy(sign_zero)), dump_dir)
     kernels = pipeline.run(graph, pipeline.kernel_phases(resolved), dump_dir)
     add_kernels(report, kernels)
     report.bytes_activations = planned_activations(kernels)

@@ -31,7 +31,7 @@ from xnortvm.transform.lift_constants import lift_constants
 from xnortvm.transform.lower_binary import LowerBinary
 from xnortvm.transform.scaled_sign import sink_sign_scales
 from xnortvm.transform.sign import canonicalize_sign
-from xnortvm.transform.threshold import fuse_thresholds
+from xnortvm.transform.threshold import FuseThresholds
 
 Pass = Callable[[IRModule], IRModule]
 
@@ -61,7 +61,7 @@ def graph_phases(report: Report, policy: ZeroPolicy) -> list[Phase]:
         Phase(
             "fuse",
             [
-                fuse_thresholds,  # on the user's own operators, before anything merges them
+                FuseThresholds(report),  # on the user's own operators, before anything merges them
                 fold_affine,  # Γ, weights' magnitudes and batch norm into one scale and shift
             ],
         ),

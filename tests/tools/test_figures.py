@@ -46,9 +46,7 @@ def test_a_figure_is_replaced_and_the_text_around_it_stays(
     assert f"`xnortvm {' '.join(measured[0])}`, " in text
 
 
-def test_writing_twice_gives_one_figure(
-    tmp_path: Path, measured: list[tuple[str, ...]]
-) -> None:
+def test_writing_twice_gives_one_figure(tmp_path: Path, measured: list[tuple[str, ...]]) -> None:
     page = tmp_path / "README.md"
     page.write_text("<!-- figures: resnet18 -->\n<!-- end -->\n")
     figures.write("resnet18", tmp_path)
