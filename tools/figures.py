@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
+import datetime as dt
 import io
 import json
 import os
@@ -115,7 +115,7 @@ def write(name: str, root: Path = ROOT) -> None:
     lines = figure.render(measure(figure.command))
     lines += [
         "",
-        f"`xnortvm {' '.join(figure.command)}`, {datetime.date.today().isoformat()}, {machine()}.",
+        f"`xnortvm {' '.join(figure.command)}`, {dt.date.today().isoformat()}, {machine()}.",
     ]
     block = "\n".join(lines) + "\n"
     for path, text in texts.items():

@@ -27,7 +27,7 @@ __all__ = ["compile", "explain", "load"]
 log = logging.getLogger("xnortvm")
 
 
-def compile(
+def compile(  # noqa: A001 - as torch.compile and tvm.compile
     model: Any,
     *,
     target: Any = "llvm",
