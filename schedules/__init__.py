@@ -14,15 +14,8 @@ from typing import TYPE_CHECKING, Any
 from xnortvm._tvm import IRModule, Schedule, ir, ir_transform, tirx
 from xnortvm.schedules.blocks import ANCHORS, anchor_operator
 from xnortvm.schedules.conv_like import schedule_conv_like
+from xnortvm.schedules.cpu_default import schedule as schedule_default
 from xnortvm.schedules.isa import ISAS, Isa, isa_of
-
-try:
-    from xnortvm.schedules.cpu_default import schedule as schedule_default
-except ImportError:
-
-    def schedule_default(func, isa, num_threads):
-        return func
-
 
 if TYPE_CHECKING:
     from xnortvm.target import Target
@@ -60,7 +53,7 @@ def schedule_function(func: Any, isa: Isa, num_threads: int = 1) -> Any:
     return scheduled.with_attr({SCHEDULED: True, RULE_NAME: rule})
 
 
-def ApplySchedules(target: Target) -> Any:  # noqa: N802 (a pass, named as TVM names passes)
+def ApplySchedules(target: Target) -> Any:
     """Return the pass that schedules every PrimFunc which has not been scheduled yet."""
     isa, num_threads = isa_of(target), int(target.num_threads)
 

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tiles fill the register file, divide the map, and stay on the stack."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from xnortvm.schedules.isa import ISAS
+from xnortvm.schedules.tiling import COSTS, STACK_BYTES, choose_tile
+
+sizes = st.integers(1, 60)
+
+
+@given(
+    sizes,
+    sizes,
+    st.sampled_from(sorted(ISAS)),
+    st.sampled_from(sorted(COSTS)),
+    st.lists(st.integers(1, 8), min_size=1, max_size=4),
+)
+def test_a_tile_divides_the_map_and_fits(
+    rows: int, columns: int, name: str, form: str, blocks: list[int]
+) -> None:
+    isa = ISAS[name]
+    blocks = [1, *(block for block in blocks if block * isa.lanes <= 64)]
+    registers = isa.float_registers if form == "float" else isa.packed_registers
+    tile, block = choose_tile(rows, columns, blocks, isa.lanes, registers, form)
+    assert rows % tile.rows == columns % tile.columns == block % tile.vectors == 0
+    assert tile.accumulators <= registers
+    assert tile.pixels * block * isa.lanes * 4 < STACK_BYTES
+
+
+@pytest.mark.parametrize("size", [56, 28, 14, 7, 13, 17])
+@pytest.mark.parametrize("name", ["avx2", "avx512vpopcntdq", "neon"])
+def test_packed_maps_of_any_width_keep_several_accumulators(size: int, name: str) -> None:
+    isa = ISAS[name]
+    form, vectors = isa.popcount, 32 // isa.lanes
+    tile, _ = choose_tile(size, size, [vectors], isa.lanes, isa.packed_registers, form)
+    assert tile.accumulators >= min(4, vectors)
+
+
+def test_float_tiles_hide_the_latency_of_fma() -> None:
+    isa = ISAS["avx2"]
+    for size in (112, 56, 28, 16, 8):
+        tile, _ = choose_tile(size, size, [2, 4], isa.lanes, isa.float_registers, "float")
+        assert tile.accumulators >= COSTS["float"].chains
