@@ -8,7 +8,8 @@
 VENV     ?= .venv
 PIP_ARGS ?=
 ARGS     ?=
-# Two workers are as fast as the tests get on small machines: each loads TVM, and torch with it.
+# Of the tests, at most the number of cores. Each loads TVM and PyTorch anew: two of them take 16 %
+# more CPU time than one.
 WORKERS  ?= 2
 
 BIN     := $(VENV)/bin
