@@ -37,6 +37,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from xnortvm._tvm import tirx
 from xnortvm.schedules.blocks import ANCHORS, Kernel, is_reduction, operator, read_kernel
 from xnortvm.schedules.isa import Isa
 from xnortvm.schedules.tiling import Tile, choose_tile
@@ -54,7 +55,7 @@ def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
         sch.compute_inline(block)
     _inline_whole_chunk(sch, kernel)
     for block in kernel.pads:
-        _schedule_pad(sch, block, isa)
+        _schedule_pad(sch, block)
     tile, block_channels = _choose(sch, kernel, isa)
     tile_loop = _schedule_anchor(sch, kernel, tile, block_channels, isa, num_threads)
     for block in kernel.keep:
@@ -184,8 +185,9 @@ def _schedule_alone(sch: Any, block: Any, isa: Isa) -> None:
         sch.vectorize(lanes)
 
 
-def _schedule_pad(sch: Any, block: Any, isa: Isa) -> None:
-    """Copy the image into its padded place, a row at a time."""
-    loops = sch.get_loops(block)
-    _, lanes = sch.split(sch.fuse(*loops[-2:]), [None, isa.lanes])
-    sch.vectorize(lanes)
+def _schedule_pad(sch: Any, block: Any) -> None:
+    """Fill the padded image with its constant, then copy whole rows, if padding is constant."""
+    otherwise = sch.get(block).body.value.args[2]
+    if isinstance(otherwise, tirx.IntImm | tirx.FloatImm):
+        sch.decompose_padding(block, sch.get_loops(block)[0])
+        sch.fuse(*sch.get_loops(block)[-2:])
