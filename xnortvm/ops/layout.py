@@ -7,7 +7,7 @@ of each group are padded to whole words with bits 0.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +75,8 @@ def block_channels(weight: NDArray[np.generic], lanes: int) -> NDArray[np.generi
     )
 
 
-class BorderClasses(NamedTuple):
+@dataclass(frozen=True)
+class BorderClasses:
     """Classes of output rows (or columns) that see the same part of the padding.
 
     ``first`` rows leave the input at its start, ``last`` at its end. ``count`` is the number of

@@ -61,7 +61,7 @@ def static_shape(expr: Any) -> tuple[int, ...]:
     ValueError
         When a dimension is not a constant.
     """
-    dims = expr.ty.shape.values if expr.ty.shape is not None else [None]
+    dims: list[Any] = list(expr.ty.shape.values) if expr.ty.shape is not None else [None]
     if any(not isinstance(dim, tirx.IntImm) for dim in dims):
         raise ValueError(f"packed operators need static shapes, got {expr.ty}")
     return tuple(int(dim) for dim in dims)
