@@ -78,6 +78,7 @@ class CompiledModel:
         self._lock = threading.Lock()
         self._staging = arguments.Staging(interface.inputs)
         self._loaded: Any = None
+        self._main: Any = None
 
     @classmethod
     def from_built(cls, built: Built, report: Any) -> CompiledModel:
@@ -140,9 +141,9 @@ class CompiledModel:
         for spec, value in zip(self.inputs, values, strict=True):
             arguments.check(spec, value)
         with self._lock:
-            vm = self._vm()
+            self._vm()
             use_threads(self.num_threads)
-            result = vm["main"](*map(self._staging.take, range(len(values)), values))
+            result = self._main(*map(self._staging.take, range(len(values)), values))
             return arguments.hand_out(arguments.flatten(result), kind, copy=self._copies_outputs)
 
     def benchmark(
@@ -233,6 +234,7 @@ class CompiledModel:
         if self._loaded is None:
             check_host(self._machine, f"the model was compiled for {self.target_name}")
             self._loaded = VirtualMachine(self._loadable(), tvm.cpu())
+            self._main = self._loaded["main"]
         return self._loaded
 
     def _inputs_or_random(self, inputs: Sequence[Any] | None) -> list[Any]:
