@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xnortvm.errors import ModelError, XnortvmError, near
+from xnortvm.errors import ModelError, TargetError, XnortvmError, near
 from xnortvm.tools import model_arg, peers
 from xnortvm.tools.outcome import Outcome, table
 from xnortvm.tools.timing import Times, pinned, race
 
 if TYPE_CHECKING:
     from xnortvm.runtime.module import CompiledModel
+    from xnortvm.target import Target
 
 HELP = "time a compiled model beside other engines, or the packed kernels layer by layer"
 
@@ -56,9 +57,23 @@ def run(args: argparse.Namespace) -> Outcome:
     return _model(args)
 
 
+def _target(args: argparse.Namespace) -> Target:
+    """Resolve ``--target``, and refuse a foreign one before anything is compiled."""
+    from xnortvm.target import resolve
+
+    target = resolve(args.target, num_threads=args.num_threads)
+    if not target.is_host:
+        raise TargetError(
+            f"code for {target.name} cannot be timed here, this machine cannot run it; "
+            "leave --target out, or run `xnortvm bench` on such a machine"
+        )
+    return target
+
+
 def _layers(args: argparse.Namespace) -> Outcome:
     from xnortvm.tools.bench_layers import rows
 
+    _target(args)
     with pinned(1):
         found = list(rows(args.target))
     return Outcome(table(list(found[0]), [list(row.values()) for row in found]), found)
@@ -109,7 +124,6 @@ def _compiled(
 ) -> tuple[CompiledModel, model_arg.Source | None]:
     """Return the compiled model, and what it was compiled from where that is known."""
     import xnortvm
-    from xnortvm.target import resolve
 
     if model_arg.is_compiled(args.model):
         if names:
@@ -118,7 +132,7 @@ def _compiled(
                 "name the .pt2 or .onnx file that it was compiled from"
             )
         return model_arg.load_compiled(args.model), None
-    target = resolve(args.target, num_threads=args.num_threads)
+    target = _target(args)
     source = model_arg.find_source(args)
     _log.info("compiling %s for %s (%s)", source.name, target.name, target.isa)
     compiled = xnortvm.compile(

@@ -68,6 +68,8 @@ FAILURES = [
     (("explain", "no/such/model"), "there is no such file"),
     (("bench",), "name a MODEL, or give --layers"),
     (("bench", "lenet", "--layers"), "takes no MODEL"),
+    (("bench", "lenet", "--target", "rpi4"), "cannot be timed here"),
+    (("bench", "--layers", "--target", "rpi4"), "cannot be timed here"),
     (("bench", "lenet", "--repeats", "0"), "--repeats=0"),
     (("bench", "lenet", "--num-threads", "0"), "num_threads=0"),
     (("bench", "lenet", "--against", "torhc"), "did you mean 'torch'"),
