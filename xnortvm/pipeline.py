@@ -26,6 +26,7 @@ from xnortvm.transform.affine import fold_affine
 from xnortvm.transform.batch_norm import batch_norm_to_affine
 from xnortvm.transform.fuse_kernels import fuse_kernels
 from xnortvm.transform.group import group_epilogues
+from xnortvm.transform.layer_sizes import AddLayerSizes
 from xnortvm.transform.layout import channels_last
 from xnortvm.transform.lift_constants import lift_constants
 from xnortvm.transform.lower_binary import LowerBinary
@@ -63,6 +64,7 @@ def graph_phases(report: Report, policy: ZeroPolicy) -> list[Phase]:
             [
                 FuseThresholds(report),  # on the user's own operators, before anything merges them
                 fold_affine,  # Γ, weights' magnitudes and batch norm into one scale and shift
+                AddLayerSizes(report),  # last: what the kernels will carry
             ],
         ),
     ]

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from xnortvm._tvm import relax
 from xnortvm.graph.dataflow import Values, op_name, shape_of, value_of
 
 Array = np.ndarray[Any, Any]
@@ -44,8 +43,8 @@ def accumulator_bound(values: Values, var: Any) -> int | None:
     if name == "relax.reshape":
         return accumulator_bound(values, call.args[0])
     if name == "relax.add":
-        bounds = [accumulator_bound(values, arg) for arg in call.args]
-        return None if None in bounds else sum(bounds)  # type: ignore[arg-type]
+        first, second = (accumulator_bound(values, arg) for arg in call.args)
+        return None if first is None or second is None else first + second
     return None
 
 
@@ -56,21 +55,21 @@ def accumulator_parity(values: Values, var: Any) -> Array | None:
         return constant % 2
     call = values.producer(var)
     name = op_name(call)
-    if name == "relax.xnortvm.bconv2d":
-        base = value_of(call.args[2])
-        return base[0, 0] % 2 if base is not None and base.shape[:2] == (1, 1) else None
-    if name == "relax.xnortvm.bdense":
-        return np.asarray(int(call.attrs["channels"]) % 2)
+    if name in ACCUMULATORS:
+        return call_parity(call)
     if name == "relax.reshape":
         before, after = shape_of(call.args[0]), shape_of(var)
         same = before is not None and after is not None and before[-1] == after[-1]
         return accumulator_parity(values, call.args[0]) if same else None
     if name == "relax.add":
-        parts = [accumulator_parity(values, arg) for arg in call.args]
-        return None if any(p is None for p in parts) else sum(parts) % 2  # type: ignore[arg-type]
+        first, second = (accumulator_parity(values, arg) for arg in call.args)
+        return None if first is None or second is None else (first + second) % 2
     return None
 
 
-def is_integer_sum(values: Values, var: Any) -> bool:
-    """Tell whether a variable is an accumulator or made of accumulators alone."""
-    return isinstance(var, relax.Var) and accumulator_bound(values, var) is not None
+def call_parity(call: Any) -> Array | None:
+    """Return the parity of a binary layer's accumulator per channel; None where it varies."""
+    if op_name(call) == "relax.xnortvm.bdense":
+        return np.asarray(int(call.attrs["channels"]) % 2)
+    base = value_of(call.args[2])
+    return base[0, 0] % 2 if base is not None and base.shape[:2] == (1, 1) else None

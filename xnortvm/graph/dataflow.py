@@ -44,7 +44,8 @@ def shape_of(expr: Any) -> tuple[int, ...] | None:
     if not isinstance(ty, relax.TensorType) or not isinstance(ty.shape, relax.ShapeExpr):
         return None
     dims = [getattr(dim, "value", None) for dim in ty.shape.values]
-    return None if any(dim is None for dim in dims) else tuple(int(dim) for dim in dims)
+    static = tuple(int(dim) for dim in dims if dim is not None)
+    return static if len(static) == len(dims) else None
 
 
 def dtype_of(expr: Any) -> str:

@@ -68,7 +68,7 @@ class IntegerFunction:
                 sources[current] = None
                 continue
             call = values.value.get(current)
-            if op_name(call) not in POINTWISE:
+            if call is None or op_name(call) not in POINTWISE:
                 return None
             chain[current] = call
             pending += [arg for arg in call.args if isinstance(arg, relax.Var)]
@@ -100,6 +100,19 @@ class IntegerFunction:
             ]
             last = known[var] = apply(call, operands)  # type: ignore[arg-type]
         return last
+
+    def spatial_scale(self) -> Array | None:
+        """Product of the scales that depend on the position, None when there is none."""
+        product: Array | None = None
+        for _, call in self.chain:
+            if op_name(call) not in ("relax.multiply", "relax.xnortvm.affine"):
+                continue
+            for arg in call.args[:2]:
+                value = _constant(arg)
+                if value is not None and any(dim != 1 for dim in value.shape[:-1]):
+                    value = value.reshape((1,) * (len(self.shape) - value.ndim) + value.shape)
+                    product = value if product is None else product * value
+        return product
 
     def trend(self) -> Array | None:
         """+1 where f never falls, -1 where it never rises, 0 where it is constant.
@@ -136,16 +149,18 @@ class IntegerFunction:
         f is evaluated about 2·log₂(2·bound) times for every channel and position at once.
         """
         trend = self.trend()
-        if trend is None or np.isnan(trend).any():
+        if trend is None:
             return None
-        low, high = (self(np.full(self.shape, n)) for n in (-bound, bound))
-        rising = np.where(trend == 0, True, trend > 0)
-        with np.errstate(invalid="ignore"):
-            if np.isnan(low).any() or np.isnan(high).any():
-                return None
+        # A NaN in the constants makes f NaN everywhere, and a NaN counts as positive.
+        ends = np.stack([self(np.full(self.shape, n)) for n in (-bound, 0, 1, bound)])
+        lost = np.isnan(ends)
+        dead = lost.all(axis=0)
+        if (lost.any(axis=0) & ~dead).any() or (np.isnan(trend) & ~dead).any():
+            return None
+        rising = ~(trend < 0) | dead
         orient = np.where(rising, 1.0, -1.0)
-        first = self._bisect(lambda f: f * orient >= 0, bound)
-        strict = self._bisect(lambda f: f * orient > 0, bound)
+        first = self._bisect(lambda f: (f * orient >= 0) | dead, bound)
+        strict = self._bisect(lambda f: (f * orient > 0) | dead, bound)
         return Flip(first, strict, rising)
 
     def _bisect(self, holds: Any, bound: int) -> Array:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from xnortvm._tvm import ir, relax
+from xnortvm.graph.accumulators import ACCUMULATORS
 from xnortvm.graph.dataflow import Values, dtype_of, op_name, shape_of, value_of
 from xnortvm.graph.pointwise import POINTWISE, Array, apply, scalar_operand
 from xnortvm.ops import reference
@@ -39,7 +40,6 @@ _AVERAGES = frozenset(
     }
 )
 _LAYERS = frozenset({"relax.nn.conv2d", "relax.matmul"})
-_ACCUMULATORS = frozenset({"relax.xnortvm.bconv2d", "relax.xnortvm.bdense"})
 
 
 def samples_of(values: Values, var: Any, known: dict[Any, Array]) -> Array:
@@ -79,7 +79,7 @@ def _tensors(expr: Any) -> list[Any]:
         return [expr]
     if isinstance(expr, relax.Tuple):
         return [var for each in expr.fields for var in _tensors(each)]
-    if isinstance(expr, ir.Call) and op_name(expr) not in _ACCUMULATORS:
+    if isinstance(expr, ir.Call) and op_name(expr) not in ACCUMULATORS:
         return [var for arg in expr.args for var in _tensors(arg)]
     return []
 
@@ -132,7 +132,7 @@ def _draw(values: Values, var: Any, known: dict[Any, Array]) -> Array:
         return draw.rng.integers(-2, 3, draw.shape)
     name = op_name(expr)
     inputs = [known[arg] for arg in _tensors(expr)]
-    if name in _ACCUMULATORS:
+    if name in ACCUMULATORS:
         return _accumulator(expr, draw)
     if name == "relax.xnortvm.sign":
         return reference.sign(inputs[0], str(expr.attrs["zero"]))

@@ -15,6 +15,7 @@ import numpy as np
 from xnortvm import ops
 from xnortvm._tvm import IRModule, relax
 from xnortvm.graph.dataflow import Builder, Graph, const, dtype_of, op_name, rebuild, value_of
+from xnortvm.graph.factors import factors_of
 from xnortvm.graph.pointwise import Array
 
 
@@ -72,7 +73,7 @@ def _step(call: Any) -> Linear | None:
     if name == "relax.divide":
         return Linear(source, (1 / value,), None) if np.all(value != 0) else None
     if name == "relax.multiply":
-        return Linear(source, (value,), None)
+        return Linear(source, tuple(factors_of(value)), None)
     return Linear(source, (), value if name == "relax.add" else -value)
 
 
@@ -122,9 +123,9 @@ def _product(a: Array, b: Array) -> Array | None:
 def _emit(builder: Builder, value: Any, chain: Linear, call: Any) -> Any:
     scales = [scale for scale in chain.scales if not (scale == 1).all()]
     shift = chain.shift if chain.shift is not None and chain.shift.any() else None
-    scales.sort(key=lambda scale: -scale.size)
+    scales.sort(key=lambda scale: (scale.shape or (1,))[-1])
     if shift is not None and scales:
-        *others, last = scales[::-1]
+        *others, last = scales
         for scale in others:
             value = builder.emit(relax.op.multiply(value, const(scale)), span=call.span)
         return ops.affine(value, const(last), const(shift))

@@ -40,6 +40,9 @@ ANCHORS = {
     "relax.xnortvm.bmaxpool2d": "bmaxpool2d",
 }
 
+#: Kinds of kernels that have weights.
+LAYER_KINDS = frozenset({"bconv2d", "bdense", "conv2d", "dense"})
+
 #: Operators that read a value of the anchor's shape and give packed bits.
 PACKS = frozenset({"relax.xnortvm.bitpack", "relax.xnortvm.threshold_pack"})
 
@@ -51,34 +54,48 @@ KERNEL_LAYER = "xnortvm.layer"
 def group_epilogues(mod: IRModule) -> IRModule:
     """Move every region into a private function of its own."""
     graph = Graph(mod["main"])
-    return _rebuild(mod, graph, _regions(graph))
+    return _rebuild(mod, graph, find_regions(graph))
 
 
-class _Region:
-    """Variables that one kernel computes, in order, the anchor first."""
+class Region:
+    """What one kernel computes.
+
+    Attributes
+    ----------
+    members : dict
+        Its variables as keys, in order, the anchor first.
+    anchor : Var
+    kind, layer : str
+        Short name of the anchor's operator; name of the layer in the user's model.
+    """
 
     def __init__(self, anchor: Any, kind: str, layer: str) -> None:
         self.members: dict[Any, None] = {anchor: None}
         self.anchor, self.kind, self.layer = anchor, kind, layer
 
+    @property
+    def is_layer(self) -> bool:
+        """Whether the anchor is a convolution or a dense layer."""
+        return self.kind in LAYER_KINDS
 
-def _regions(graph: Graph) -> dict[Any, _Region]:
+
+def find_regions(graph: Graph) -> dict[Any, Region]:
     """Assign variables to regions; anchors that come last choose first.
 
     A residual add has two candidates; it goes to the later one, which then reads the other's
     result from memory.
     """
-    owner: dict[Any, _Region] = {}
+    owner: dict[Any, Region] = {}
     calls = list(graph.calls())
     for var, call in reversed(calls):
         kind = ANCHORS.get(op_name(call))
         if kind is not None and shape_of(var) is not None and _has_kernel(call):
-            _grow(graph, owner, _Region(var, kind, _layer(var, call)))
+            _grow(graph, owner, Region(var, kind, _layer(var, call)))
     for var, call in calls:
         alone = is_pointwise(call) or op_name(call) in PACKS
         if var not in owner and alone and shape_of(var) is not None and _is_tensor_code(call):
             kind = "elementwise" if is_pointwise(call) else "bitpack"
-            _grow(graph, owner, _Region(var, kind, _layer(var, call)))
+            _grow(graph, owner, Region(var, kind, _layer(var, call)))
     return owner
 
 
@@ -101,7 +118,7 @@ def _is_tensor_code(call: Any) -> bool:
     return any(isinstance(arg, relax.Var) for arg in call.args)
 
 
-def _grow(graph: Graph, owner: dict[Any, _Region], region: _Region) -> None:
+def _grow(graph: Graph, owner: dict[Any, Region], region: Region) -> None:
     shape = shape_of(region.anchor)
     owner[region.anchor] = region
     if op_name(graph.value[region.anchor]) in PACKS:
@@ -119,7 +136,7 @@ def _grow(graph: Graph, owner: dict[Any, _Region], region: _Region) -> None:
             del owner[var], region.members[var]
 
 
-def _fits(graph: Graph, region: _Region, call: Any, var: Any, shape: Any) -> bool:
+def _fits(graph: Graph, region: Region, call: Any, var: Any, shape: Any) -> bool:
     used = [arg for arg in call.args if isinstance(arg, relax.Var)]
     if not any(arg in region.members for arg in used):
         return False
@@ -128,7 +145,7 @@ def _fits(graph: Graph, region: _Region, call: Any, var: Any, shape: Any) -> boo
     return is_pointwise(call) and shape_of(var) == shape
 
 
-def _is_cyclic(graph: Graph, owner: dict[Any, _Region], region: _Region) -> bool:
+def _is_cyclic(graph: Graph, owner: dict[Any, Region], region: Region) -> bool:
     """Whether something that the region reads depends on the region."""
     pending = [
         arg
@@ -151,7 +168,7 @@ def _is_cyclic(graph: Graph, owner: dict[Any, _Region], region: _Region) -> bool
     return False
 
 
-def _rebuild(mod: IRModule, graph: Graph, owner: dict[Any, _Region]) -> IRModule:
+def _rebuild(mod: IRModule, graph: Graph, owner: dict[Any, Region]) -> IRModule:
     builder = Builder()
     func = mod["main"]
     params = [relax.Var(str(param.name), param.ty) for param in graph.params]
@@ -195,7 +212,7 @@ def _rebuild(mod: IRModule, graph: Graph, owner: dict[Any, _Region]) -> IRModule
     return relax.transform.DeadCodeElimination(["main"])(builder.block.get())
 
 
-def _emit_region(builder: Builder, graph: Graph, region: _Region, names: dict[str, int]) -> None:
+def _emit_region(builder: Builder, graph: Graph, region: Region, names: dict[str, int]) -> None:
     outputs = [
         var
         for var in region.members
@@ -220,13 +237,13 @@ def _emit_region(builder: Builder, graph: Graph, region: _Region, names: dict[st
         )
 
 
-def _kernel_name(region: _Region, names: dict[str, int]) -> str:
+def _kernel_name(region: Region, names: dict[str, int]) -> str:
     name = f"{region.kind}_{re.sub(r'[^0-9a-zA-Z_]', '_', region.layer)}"
     names[name] = names.get(name, 0) + 1
     return name if names[name] == 1 else f"{name}_{names[name]}"
 
 
-def _region_function(graph: Graph, region: _Region, inputs: list[Any], outputs: list[Any]) -> Any:
+def _region_function(graph: Graph, region: Region, inputs: list[Any], outputs: list[Any]) -> Any:
     inner = Builder()
     inner.block = BlockBuilder()
     params = [relax.Var(str(arg.name), arg.ty) for arg in inputs]

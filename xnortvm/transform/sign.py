@@ -9,13 +9,14 @@ one value for all negative and another for all positive numbers is a step, whate
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from xnortvm import ops
-from xnortvm._tvm import IRModule, relax
+from xnortvm._tvm import IRModule, ir, relax
 from xnortvm.graph.dataflow import (
     Builder,
     Graph,
@@ -35,13 +36,6 @@ TOLERANCE = 1e-4
 #: What residue leaves of a scale of 1 and an offset of 0 in the median: a few units in the last
 #: place. Anything larger is a scale that was meant.
 RESIDUE = 1e-6
-
-_COMPARISONS = (
-    "relax.greater",
-    "relax.greater_equal",
-    "relax.less",
-    "relax.less_equal",
-)
 
 
 @dataclass(frozen=True)
@@ -73,7 +67,7 @@ def canonicalize_sign(mod: IRModule) -> IRModule:
     whose values are 0 and 1, becomes ½·sign(x) + ½ with sign(0) = -1: zeros that happen on purpose
     stay exact without a third value.
     """
-    mod = _compare_with_zero(mod)
+    mod = _spell_out(mod)
     graph = Graph(mod["main"])
     steps = find_steps(graph)
     signs: dict[tuple[Any, str], Any] = {}
@@ -89,45 +83,70 @@ def canonicalize_sign(mod: IRModule) -> IRModule:
             signs[key] = builder.emit(ops.sign(source, zero=step.zero), str(var.name), call.span)
         result = signs[key]
         if abs(scale - 1) > RESIDUE:
-            result = builder.emit(relax.op.multiply(result, const(np.float32(scale))))
+            result = builder.emit(relax.op.multiply(result, const(np.asarray(scale, np.float32))))
         if abs(offset) > RESIDUE * abs(scale):
-            result = builder.emit(relax.op.add(result, const(np.float32(offset))))
+            result = builder.emit(relax.op.add(result, const(np.asarray(offset, np.float32))))
         return result
 
     return rebuild(mod, visit)
 
 
-def _compare_with_zero(mod: IRModule) -> IRModule:
-    """Rewrite ``x > c`` as ``x - c > 0`` for float x: the subtraction never rounds to zero.
+def _spell_out(mod: IRModule) -> IRModule:
+    """Rewrite what hides a step at zero.
 
-    ``round(clip(x, 0, 1))`` is such a comparison as well: ``x > ½``, since ½ is rounded to 0.
+    ``x > c`` becomes ``x - c > 0`` for float x: the subtraction never rounds to zero.
+    ``round(clip(x, 0, 1))`` becomes ``x > ½``, since ½ is rounded to 0. ``max_pool(relu(x))`` of
+    which the sign is taken becomes ``relu(max_pool(x))``, which is the same.
     """
+    graph = Graph(mod["main"])
 
     def visit(builder: Builder, var: Any, call: Any) -> Any:
-        if op_name(call) == "relax.round":
-            clipped = builder.producer(call.args[0])
-            bounds = [scalar_operand(a) for a in clipped.args[1:]] if _is_clip(clipped) else []
-            if [float(b) for b in bounds if b is not None] != [0.0, 1.0]:
-                return None
-            half = np.full((), 0.5, dtype_of(var))
-            above = builder.emit(relax.op.subtract(clipped.args[0], const(half)))
-            positive = builder.emit(relax.op.greater(above, const(np.zeros_like(half))))
-            return relax.op.astype(positive, dtype_of(var))
-        if op_name(call) not in _COMPARISONS or not dtype_of(call.args[0]).startswith("float"):
+        rule = _SPELLINGS.get(op_name(call))
+        if rule is None or not dtype_of(call.args[0]).startswith("float"):
             return None
-        left, right = call.args
-        threshold = value_of(right)
-        if is_const(left) or (threshold is not None and not threshold.any()):
-            return None
-        difference = builder.emit(relax.op.subtract(left, right))
-        zero = const(np.zeros((), dtype_of(left)))
-        return getattr(relax.op, op_name(call).removeprefix("relax."))(difference, zero)
+        users = {op_name(graph.value[user]) for user in graph.users[var] if user is not None}
+        return rule(builder, call, users)
 
     return rebuild(mod, visit)
 
 
-def _is_clip(call: Any) -> bool:
-    return op_name(call) == "relax.clip"
+def _comparison(builder: Builder, call: Any, _: set[str]) -> Any:
+    left, right = call.args
+    threshold = value_of(right)
+    if is_const(left) or (threshold is not None and not threshold.any()):
+        return None
+    difference = builder.emit(relax.op.subtract(left, right))
+    zero = const(np.zeros((), dtype_of(left)))
+    return getattr(relax.op, op_name(call).removeprefix("relax."))(difference, zero)
+
+
+def _rounded_clip(builder: Builder, call: Any, _: set[str]) -> Any:
+    clip = builder.producer(call.args[0])
+    bounds = [scalar_operand(a) for a in clip.args[1:]] if op_name(clip) == "relax.clip" else []
+    if [float(b) for b in bounds if b is not None] != [0.0, 1.0]:
+        return None
+    dtype = dtype_of(clip.args[0])
+    half = np.full((), 0.5, dtype)
+    above = builder.emit(relax.op.subtract(clip.args[0], const(half)))
+    positive = builder.emit(relax.op.greater(above, const(np.zeros_like(half))))
+    return relax.op.astype(positive, dtype)
+
+
+def _pooled_relu(builder: Builder, call: Any, users: set[str]) -> Any:
+    relu = builder.producer(call.args[0])
+    if op_name(relu) != "relax.nn.relu" or "relax.sign" not in users:
+        return None
+    pooled = ir.Call(call.op, [relu.args[0]], call.attrs, call.ty_args, call.span)
+    return relax.op.nn.relu(builder.emit(pooled))
+
+
+_SPELLINGS: dict[str, Callable[[Builder, Any, set[str]], Any]] = {
+    **dict.fromkeys(
+        ("relax.greater", "relax.greater_equal", "relax.less", "relax.less_equal"), _comparison
+    ),
+    "relax.round": _rounded_clip,
+    "relax.nn.max_pool2d": _pooled_relu,
+}
 
 
 def find_steps(graph: Graph) -> dict[Any, Step]:
@@ -230,7 +249,9 @@ def _samples() -> Array:
     magnitudes = np.concatenate(
         [np.logspace(-30, 3, 397), np.linspace(0.001, 3, 400), [0.5, 1.0, 1.5, 2.0, 2.5]]
     ).astype(np.float32)
-    return np.concatenate([-magnitudes, np.float32([0.0, -0.0]), magnitudes])
+    return np.concatenate(
+        [-magnitudes, np.zeros(2, np.float32) * np.asarray([1, -1], np.float32), magnitudes]
+    )
 
 
 #: Where chains are evaluated. Both zeros are there, and neighbours of the usual clipping points.
