@@ -31,7 +31,9 @@ IMAGES = 4
 
 def main() -> int:
     """Run the demonstration; the exit status is 0 when every check holds."""
-    logging.basicConfig(level=logging.INFO, format="%(name)s %(message)s")
+    log = logging.getLogger("xnortvm")
+    log.addHandler(logging.StreamHandler(sys.stdout))
+    log.setLevel(logging.INFO)
     warnings.filterwarnings("ignore", category=FutureWarning)
     model = build("resnet18", scale="channel×height×width")
     image = random_input(model)

@@ -79,7 +79,7 @@ def test_does_not_hide_errors_that_say_what_to_do() -> None:
     def refusing(mod: IRModule) -> IRModule:
         raise TargetError("say what to do")
 
-    with pytest.raises(TargetError, match="^say what to do$"):
+    with pytest.raises(TargetError, match=r"^say what to do$"):
         pipeline.run(binary_dense(), [pipeline.Phase("fuse", [refusing])])
 
 
