@@ -14,16 +14,19 @@ The skeleton, outside in::
 One block of output channels is a whole word of packed bits, so a tile can be packed at once.
 
 Measured on one core of a 2-core AMD Zen 3 virtual machine at 3.23 GHz (AVX2 only), float output;
-limits: 0.377 TBMAC/s for xor + popcount + add in registers, 51.7 GMAC/s for FMA.
+limits: 0.377 TBMAC/s for xor + popcount + add in registers, 51.7 GMAC/s for FMA. The packed
+lines are those of ``xnortvm bench --layers``.
 
 =====================  =========  ==============
 kernel                 speed      share of limit
 =====================  =========  ==============
-3×3 64→64, 56×56       0.347 T    92 %
-3×3 64→128, 56×56 s2   0.346 T    92 %
-3×3 256→256, 14×14     0.349 T    92 %
-3×3 512→512, 7×7       0.358 T    95 %
-dense 4096→4096        0.270 T    34 GB/s
+3×3 64→64, 56×56       0.349 T    93 %
+3×3 64→128, 56×56 s2   0.348 T    92 %
+3×3 128→128, 28×28     0.352 T    93 %
+3×3 256→256, 14×14     0.363 T    96 %
+3×3 512→512, 7×7       0.357 T    95 %
+1×1 64→128, 56×56 s2   0.237 T    63 %
+dense 4096→4096        0.328 T    87 %
 float 7×7 3→64 s2      47.4 G     92 %
 float 1×1 256→256      48.3 G     93 %
 float 3×3 64→64, 56    46.3 G     90 %
