@@ -3,7 +3,31 @@
 
 Elementwise blocks disappear into their readers; what is left (outputs, reductions, what is packed)
 is computed row by row in one nest where the shapes allow, so that a pooled or added row is still
-in the first-level cache when its bits are packed. `cpu_loops` holds the nests and what they gain.
+in the first-level cache when its bits are packed. `cpu_loops` holds the nests.
+
+Microseconds on one core of an AMD Zen 3 (AVX2), best of 150 runs, against the unscheduled function;
+what is not marked is limited by the caches (800 KB a tensor, 25 to 50 GB/s):
+
+========================================  =====  ====  ==================================
+kernel, float NHWC unless said            plain  here  limited by
+========================================  =====  ====  ==================================
+(x + y) · b + b, relu, 56×56×64              98    33
+x + b, relu, 56×56×33                        25    11  vectors cut off at 33
+max-pool 3×3/2, 112×112×64                  177    67
+the same, its bits packed as well           188    81
+mean over 56×56, 64 channels                195    12
+mean over the last axis, 56×56×256          569    48
+softmax, 64 rows of 1000                    244   178  scalar exp
+image to NHWC, 3×224×224                     18    19
+64×56×56 to NHWC                             47    43
+56×56×64 to NCHW                            203    44
+join 64 and 32 channels, 56×56              131    30
+sign bits, 56×56×64                          15    16
+threshold bits, 56×56×512 int32             398   148
+add and bits, 56×56×64                       68    35
+grouped conv 3×3, 28×28×64, 4 groups      10904   179  arithmetic
+depthwise conv 3×3, 56×56×64                116    73
+========================================  =====  ====  ==================================
 """
 
 from __future__ import annotations

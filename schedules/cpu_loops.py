@@ -221,7 +221,7 @@ def _leaves(sch: Any, block: Any) -> list[Any]:
 def _transpose(sch: Any, loops: Sequence[Any], facts: Facts, lanes: int) -> bool:
     """Move squares: vector loads along the axis that is contiguous in the source.
 
-    64×56×56 floats on one AVX2 core at 3.5 GHz: to NCHW 33 µs (plain loops 192), to NHWC 46 (45).
+    64×56×56 floats on one Zen 3 core: to NCHW 33 µs (plain loops 192), to NHWC 46 (45).
     """
     last = facts.spatial[-1]
     for read in facts.reads:
@@ -246,7 +246,7 @@ def _transpose(sch: Any, loops: Sequence[Any], facts: Facts, lanes: int) -> bool
 def split_rows(sch: Any, block: Any, vector_bits: int) -> bool:
     """Give a sum over the contiguous axis one partial sum per lane; say whether that was done.
 
-    56×56 rows of 256 floats on one AVX2 core at 3.5 GHz: 47 µs, plain loops 569 µs.
+    56×56 rows of 256 floats on one Zen 3 core: 47 µs, plain loops 569 µs.
     """
     facts = facts_of(sch, block)
     lanes = lanes_of(facts, vector_bits)
@@ -298,7 +298,7 @@ def reduction(sch: Any, block: Any, vector_bits: int, depth: int = 0) -> None:
     """Arrange a reduction whose last spatial axis is contiguous.
 
     A few vectors of that axis stay in registers while the window or the map is walked through.
-    On one AVX2 core at 3.5 GHz: 3×3 max-pool of 112×112×64 floats 61 µs, which is the speed of
+    On one Zen 3 core: 3×3 max-pool of 112×112×64 floats 61 µs, which is the speed of
     the third-level cache (plain loops 159); mean of 56×56×64 10 µs (220).
     """
     facts = facts_of(sch, block)

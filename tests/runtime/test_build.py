@@ -116,3 +116,14 @@ def test_code_for_another_machine_is_refused_when_called_not_when_built():
     model = CompiledModel.from_built(built, Report())
     with pytest.raises(TargetError, match=r"aarch64-linux-gnu, and this machine is"):
         model(np.zeros((4, 16), "float32"))
+
+
+@pytest.mark.parametrize("layers", ["conv1", ["conv1", "conv2"]])
+def test_kernels_know_their_layers_and_schedule(layers):
+    mod = relax_module(MODULE, one_input)
+    marked = mod["relu"].with_attr({"xnortvm.layer": layers, "xnortvm.schedule": "rule"})
+    mod.update_func(mod.get_global_var("relu"), marked)
+    kernels = build(mod, resolve("llvm")).interface.kernels
+    assert kernels["relu"].layers == tuple([layers] if isinstance(layers, str) else layers)
+    assert kernels["relu"].schedule == "rule"
+    assert kernels["add"].layers == ()
