@@ -8,6 +8,7 @@ from math import prod
 from torch import Tensor, nn
 
 from .blocks import BinaryNetwork, BinaryOptions, PreNormLinearUnit, PreNormUnit, image_size
+from .layers import name_layers
 from .window import Window
 
 _POOL = Window.of(2, 3, 2)
@@ -83,6 +84,7 @@ class AlexNet(BinaryNetwork):
         self.fc7 = PreNormLinearUnit(hidden, hidden, options)
         self.norm = nn.BatchNorm1d(hidden)
         self.fc = nn.Linear(hidden, num_classes)
+        name_layers(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (n, num_classes) of images (n, 3, h, w), float32."""

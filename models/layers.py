@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from .scale import AnalyticScale, make_scale
+from .scale import AnalyticScale, LearnedScale, make_scale
 from .ste import check_sign, sign
 from .window import Size, Window
 
@@ -263,6 +263,13 @@ class BinaryLinear(BinaryLayer):
 def binary_layers(model: nn.Module) -> dict[str, BinaryLayer]:
     """Find the binary layers of a model by their qualified names, in the order of its modules."""
     return {name: m for name, m in model.named_modules() if isinstance(m, BinaryLayer)}
+
+
+def name_layers(model: nn.Module) -> None:
+    """Tell every scale factor the name of its layer, for messages."""
+    for name, layer in binary_layers(model).items():
+        if isinstance(layer.scale, LearnedScale):
+            layer.scale.layer_name = name
 
 
 def freeze_(model: Model) -> Model:

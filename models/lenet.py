@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A small LeNet-like binary network for digits, one channel of 28×28 or 8×8 pixels."""
+"""A small LeNet-like binary network for small images, such as digits of 28×28 or 8×8 pixels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from math import prod
 from torch import Tensor, nn
 
 from .blocks import BinaryNetwork, BinaryOptions, PreNormLinearUnit, PreNormUnit, image_size
+from .layers import name_layers
 from .window import Window
 
 _CONV = Window.of(2, 5, padding=2)
@@ -32,6 +33,8 @@ class LeNet(BinaryNetwork):
         Output channels of the two convolutions.
     hidden : int
         Width of the binary linear layer.
+    in_channels : int
+        Channels of an image.
     activation, estimator, weight_estimator, sign_zero : str
         See `BinaryOptions`.
 
@@ -49,18 +52,19 @@ class LeNet(BinaryNetwork):
         input_size: int | tuple[int, int] = 28,
         channels: tuple[int, int] = (32, 64),
         hidden: int = 256,
+        in_channels: int = 1,
         activation: str = "prelu",
         estimator: str = "clipped",
         weight_estimator: str = "clipped",
         sign_zero: str = "0",
     ) -> None:
         height, width = image_size(input_size)
-        super().__init__((1, height, width), num_classes)
+        super().__init__((in_channels, height, width), num_classes)
         options = BinaryOptions(scale, activation, estimator, weight_estimator, sign_zero)
         first, second = channels
         size = _POOL.output_size(_CONV.output_size((height, width)))
         self.stem = nn.Sequential(
-            nn.Conv2d(1, first, 5, padding=2, bias=False),
+            nn.Conv2d(in_channels, first, 5, padding=2, bias=False),
             nn.BatchNorm2d(first),
             nn.PReLU(first),
             nn.MaxPool2d(2),
@@ -71,9 +75,10 @@ class LeNet(BinaryNetwork):
         self.linear = PreNormLinearUnit(second * prod(size), hidden, options)
         self.norm = nn.BatchNorm1d(hidden)
         self.fc = nn.Linear(hidden, num_classes)
+        name_layers(self)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (n, num_classes) of images (n, 1, h, w), float32."""
+        """Logits (n, num_classes) of images (n, c, h, w), float32."""
         features = self.pool(self.conv(self.stem(x)))
         logits: Tensor = self.fc(self.norm(self.linear(features.flatten(1))))
         return logits

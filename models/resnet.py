@@ -34,6 +34,7 @@ from .blocks import (
     check_choice,
     image_size,
 )
+from .layers import name_layers
 from .window import Size, Window
 
 Shortcut = Callable[[int, int, int, Size, BinaryOptions], nn.Module]
@@ -124,6 +125,7 @@ STYLES: dict[str, Style] = {
 STEMS: dict[str, tuple[Window, Window | None]] = {
     "imagenet": (Window.of(2, 7, 2, 3), Window.of(2, 3, 2, 1)),
     "cifar": (Window.of(2, 3, 1, 1), None),
+    "strided": (Window.of(2, 3, 2, 1), None),
 }
 """Windows of the first convolution and of the max pool behind it, if there is one."""
 
@@ -151,8 +153,8 @@ class ResNet18(BinaryNetwork):
         Number of logits.
     input_size : int or (int, int)
         Image size; Γ of the spatial cases is made for the maps that follow from it.
-    stem : {"imagenet", "cifar"}
-        7×7 stride 2 and max pool, or 3×3 stride 1.
+    stem : {"imagenet", "cifar", "strided"}
+        7×7 stride 2 and max pool, 3×3 stride 1, or 3×3 stride 2.
     width : int
         Channels of the first of the four stages; each further one has twice as many.
     downsample : {"pool", "stride"}, optional
@@ -221,6 +223,7 @@ class ResNet18(BinaryNetwork):
                 channels = width << stage
         self.blocks = nn.Sequential(*blocks)
         self.fc = nn.Linear(channels, num_classes)
+        name_layers(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits.

@@ -81,6 +81,8 @@ class LearnedScale(Scale):
 
     Attributes
     ----------
+    layer_name : str
+        The layer's name in its model, for messages; see `models.layers.name_layers`.
     alpha, beta, gamma : Parameter
         As many as there are factors, each with one axis per axis of (c, h, w), of extent 1 where
         the factor does not vary.
@@ -89,6 +91,7 @@ class LearnedScale(Scale):
     def __init__(self, factors: tuple[str, ...], name: str, channels: int, map_size: Size) -> None:
         super().__init__()
         self.name = name
+        self.layer_name = ""
         self.map_size = map_size if any(set(axes) - {"c"} for axes in factors) else None
         rank = len(map_size)
         extents = dict(zip(_AXES[rank], (channels, *map_size), strict=True))
@@ -118,8 +121,9 @@ class LearnedScale(Scale):
         """
         del x, weight
         if self.map_size is not None and tuple(y.shape[2:]) != self.map_size:
+            layer = f"layer {self.layer_name!r}: " if self.layer_name else ""
             raise ValueError(
-                f"scale {self.name!r} was made for output maps of {text(self.map_size)} but got "
+                f"{layer}scale {self.name!r} was made for output maps of {text(self.map_size)} but got "
                 f"one of {text(y.shape[2:])}: feed inputs of the size that the model was built "
                 "for, or build it for this size"
             )

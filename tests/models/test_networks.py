@@ -278,7 +278,7 @@ def test_unknown_names_are_refused_with_the_valid_ones() -> None:
             build(name, scale="chanel")
     with pytest.raises(ValueError, match="activation 'swish'; valid: prelu, relu, none"):
         small("lenet", activation="swish")
-    with pytest.raises(ValueError, match="stem 'mnist'; valid: imagenet, cifar"):
+    with pytest.raises(ValueError, match="stem 'mnist'; valid: imagenet, cifar, strided"):
         small("resnet18", stem="mnist")
     with pytest.raises(ValueError, match="input_size must be one or two positive numbers"):
         build("lenet", input_size=(0, 8))
