@@ -33,6 +33,11 @@ def finish(mod: IRModule) -> IRModule:
             "the model branches or loops on computed values (cond, If, while), and a compiled "
             "model has one path; use where() instead, or fix the branch before the export"
         )
+    if any(isinstance(binding, relax.MatchCast) for binding in blocks[0].bindings):
+        raise UnsupportedOperatorError(
+            "the model makes a tensor whose size depends on values (indexing by a boolean mask, "
+            "nonzero), and a compiled model has fixed shapes; use where() instead"
+        )
     mod = fold_constants(mod)
     mod = simplify(mod)
     mod = relax_transform.EliminateCommonSubexpr()(mod)

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from xnortvm._tvm import IRModule, relax, relax_transform, tirx
+from xnortvm.frontend.constant import constant
 from xnortvm.frontend.numpy_ops import NUMPY_OPS
-from xnortvm.graph.dataflow import Builder, const, is_const, op_name, rebuild, shape_of, value_of
+from xnortvm.graph.dataflow import Builder, dtype_of, is_const, op_name, rebuild, shape_of, value_of
 from xnortvm.graph.pointwise import POINTWISE
 
 _LARGE = 1 << 24
@@ -43,14 +44,14 @@ def fold_constants(mod: IRModule) -> IRModule:
         operands = _operands(call)
         if operands is None:
             return None
-        value = _evaluated(call, operands)
+        value = _evaluated(call, operands, var)
         if value is None:
-            if op_name(call) not in _KEPT and not _grows(call, operands):
+            if op_name(call) not in _KEPT and not _grows(var, operands):
                 leftovers.append(var)
             return None
         if isinstance(value, list):
-            return relax.Tuple([const(item) for item in value])
-        return const(value)
+            return relax.Tuple([constant(item) for item in value])
+        return constant(value)
 
     mod = rebuild(mod, visit)
     return relax_transform.FoldConstant()(mod) if leftovers else mod
@@ -75,7 +76,7 @@ def _operand(arg: Any) -> Any:
     return None
 
 
-def _evaluated(call: Any, operands: list[Any]) -> Any:
+def _evaluated(call: Any, operands: list[Any], var: Any) -> Any:
     """Compute a call; None when NumPy does not know how or the result would be too large."""
     name = op_name(call)
     if name in POINTWISE:
@@ -84,29 +85,28 @@ def _evaluated(call: Any, operands: list[Any]) -> Any:
         rule = NUMPY_OPS[name]
     else:
         return None
-    if _grows(call, operands):
+    if _grows(var, operands):
         return None
     with np.errstate(all="ignore"):
         value = rule(call.attrs, *operands)
-    return None if value is None else _typed(call, value)
+    return None if value is None else _typed(var, value)
 
 
-def _typed(call: Any, value: Any) -> Any:
-    """Give the result the type that the call has; None when its shape differs."""
+def _typed(var: Any, value: Any) -> Any:
+    """Give the result the dtype that the variable has; None when its shape differs."""
     if isinstance(value, list):
-        return [np.ascontiguousarray(item) for item in value]
-    shape = shape_of(call)
+        return value
+    shape = shape_of(var)
     value = np.asarray(value)
     if shape is not None and shape != value.shape:
         return None
-    return np.ascontiguousarray(value.astype(str(call.ty.dtype.dtype), copy=False)).reshape(
-        value.shape
-    )
+    return value.astype(dtype_of(var), copy=False)
 
 
-def _grows(call: Any, operands: list[Any]) -> bool:
-    shape = shape_of(call) if isinstance(call.ty, relax.TensorType) else None
-    if shape is None:
-        return isinstance(call.ty, relax.TensorType)
-    size = math.prod(shape) * 4
+def _grows(var: Any, operands: list[Any]) -> bool:
+    """Tell whether a result is large and larger than what it is made from."""
+    if not isinstance(var.ty, relax.TensorType):
+        return False
+    shape = shape_of(var)
+    size = math.prod(shape) * 4 if shape is not None else math.inf
     return size > _LARGE and size > sum(getattr(operand, "nbytes", 0) for operand in operands)

@@ -77,7 +77,7 @@ class OnnxGraph:
             "main",
             self.inputs,
             self.outputs,
-            [numpy_helper.from_array(np.ascontiguousarray(self.constants[n]), n) for n in used],
+            [numpy_helper.from_array(np.asarray(self.constants[n], order="C"), n) for n in used],
         )
         return self._wrapped(graph)
 

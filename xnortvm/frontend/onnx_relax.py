@@ -84,9 +84,9 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         own = _OWN.get(op_name)
         try:
             value = own(inputs) if own is not None else None
-            if value is None:
-                value = super()._convert_operator(op_name, inputs, attrs, opset)
-            return self._bound(value)
+            if value is not None:
+                return self.bb.emit(value)
+            return self._bound(super()._convert_operator(op_name, inputs, attrs, opset))
         except UnsupportedOperatorError:
             raise
         except Exception as error:  # TVM's converters raise anything

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from xnortvm._tvm import IRModule, ir, relax
+from xnortvm.frontend.constant import constant
 from xnortvm.frontend.factors import outer_factors
-from xnortvm.graph.dataflow import Builder, const, is_const, op_name, rebuild, value_of
+from xnortvm.graph.dataflow import Builder, is_const, op_name, rebuild, value_of
 
 Array = np.ndarray[Any, Any]
 
@@ -110,7 +111,7 @@ def _narrowed(builder: Builder, call: Any, result: list[Any]) -> Any:
             continue
         others = [_type(other)[0] for at, other in enumerate(args) if at != place]
         if _broadcast([list(small.shape), *others]) == result:
-            args[place] = const(small.astype(_type(arg)[1], copy=False))
+            args[place] = constant(small.astype(_type(arg)[1], copy=False))
     if all(new.same_as(old) for new, old in zip(args, call.args, strict=True)):
         return call
     return ir.Call(call.op, args, call.attrs, call.ty_args, call.span)
@@ -171,6 +172,6 @@ def _factored(builder: Builder, call: Any) -> Any:
         if len(factors) > 1:
             x = call.args[1 - place]
             for factor in factors:
-                x = builder.emit(relax.op.multiply(x, const(factor)), span=call.span)
+                x = builder.emit(relax.op.multiply(x, constant(factor)), span=call.span)
             return x
     return call

@@ -81,7 +81,7 @@ def inference_graph(program: ExportedProgram) -> InferenceGraph:
     _refuse_state(program, output)
     output.args = (_user_outputs(program, output),)
     graph.eliminate_dead_code(_is_interface)
-    rewrite_operators(graph)
+    rewrite_operators(module)
     evaluate(module, known)
     for cleanup in CLEANUPS:
         cleanup(graph)

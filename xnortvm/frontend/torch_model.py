@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from xnortvm.errors import ModelError, XnortvmError
+from xnortvm.errors import ModelError, UnsupportedOperatorError, XnortvmError
 from xnortvm.frontend.finish import finish
 from xnortvm.frontend.imported import Imported, Kind
 from xnortvm.frontend.messages import first_line
 from xnortvm.frontend.shapes import refuse_dynamic
+from xnortvm.frontend.sources import innermost
 from xnortvm.frontend.torch_export import export_module
 from xnortvm.frontend.torch_graph import inference_graph
 from xnortvm.frontend.torch_outputs import output_structure
@@ -45,10 +46,7 @@ def import_program(program: ExportedProgram, kind: Kind = "exported") -> Importe
         except XnortvmError:
             raise
         except Exception as error:  # a program of another PyTorch, or one changed by hand
-            raise ModelError(
-                f"PyTorch {torch.__version__} cannot decompose the exported program: "
-                f"{first_line(error)}; export it again with this version"
-            ) from error
+            raise _undecomposed(error) from error
         for node in graph.inputs:
             refuse_dynamic(str(node.name), node.meta["val"].shape)
         translator = GraphTranslator(graph)
@@ -56,6 +54,19 @@ def import_program(program: ExportedProgram, kind: Kind = "exported") -> Importe
     structure, output_names = output_structure(program.call_spec.out_spec, graph.outputs)
     input_names = tuple(str(node.name) for node in graph.inputs)
     return Imported(mod, input_names, output_names, structure, kind, translator.sources)
+
+
+def _undecomposed(error: Exception) -> ModelError:
+    if "data-dependent" in str(error):
+        line = innermost(str(error))
+        return UnsupportedOperatorError(
+            f"the model makes a tensor whose size depends on values{f' ({line})' if line else ''}, "
+            "and a compiled model has fixed shapes; use torch.where instead of a boolean mask"
+        )
+    return ModelError(
+        f"PyTorch {torch.__version__} cannot decompose the exported program: {first_line(error)}; "
+        "export it again with this version"
+    )
 
 
 def import_pt2(path: Path) -> Imported:

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import Any
 
 import torch
@@ -12,8 +11,10 @@ from tvm.relax.frontend.torch.exported_program_translator import ExportedProgram
 
 from xnortvm._tvm import relax, tirx
 from xnortvm.errors import UnsupportedOperatorError
+from xnortvm.frontend.constant import constant
 from xnortvm.frontend.messages import last_line
 from xnortvm.frontend.names import LayerBuilder, LayerCounter, identifier, span
+from xnortvm.frontend.torch_converters import CONVERTERS
 from xnortvm.frontend.torch_graph import InferenceGraph
 from xnortvm.frontend.torch_names import layer_path, source_line, where
 
@@ -65,25 +66,22 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
         for node in self._graph.inputs:
             self.env[node] = self._parameter(node)
         params = [self.env[node] for node in self._graph.inputs]
-        structured = self._has_cond_op([n for n in nodes if n.op == "call_function"])
         with self.block_builder.function("main", params=params, attrs=self._bounds()):
-            with contextlib.ExitStack() as stack:
-                if not structured:
-                    stack.enter_context(self.block_builder.dataflow())
+            with self.block_builder.dataflow():
                 for node in nodes:
                     self._translate_node(node)
                 values = [self.env[v] for v in self._graph.outputs if isinstance(v, fx.Node)]
                 value = values[0] if len(values) == 1 else relax.Tuple(values)
-                if not structured:
-                    value = self.block_builder.emit_output(value)
-            self.block_builder.emit_func_output(value)
+                output = self.block_builder.emit_output(value)
+            self.block_builder.emit_func_output(output)
         return self.block_builder.get()
 
     def _refuse_unknown(self, nodes: list[fx.Node]) -> None:
+        known = {*self.convert_map, *CONVERTERS} - {"cond"}
         unknown = {
             f"{_operator_name(node)} {where(node)}": None
             for node in nodes
-            if node.op == "call_function" and _operator_name(node) not in self.convert_map
+            if node.op == "call_function" and _operator_name(node) not in known
         }
         if unknown:
             raise UnsupportedOperatorError(
@@ -121,7 +119,8 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
         elif node.op == "call_function":
             self._enter(node)
             try:
-                value = self.convert_map[_operator_name(node)](node)
+                own = CONVERTERS.get(_operator_name(node))
+                value = own(node, self) if own else self.convert_map[_operator_name(node)](node)
                 self.env[node] = self._bind(value)
             except Exception as error:  # TVM's converters raise anything
                 raise UnsupportedOperatorError(
@@ -149,5 +148,4 @@ def _operator_name(node: fx.Node) -> str:
 
 def _constant(value: torch.Tensor) -> Any:
     dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
-    array = dense.cpu().contiguous().numpy()
-    return relax.const(array, str(array.dtype))
+    return constant(dense.cpu().numpy())

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Converters to Relax for operators that TVM's importer lacks or reads incompletely."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx
+
+from xnortvm._tvm import relax
+
+
+def _reduction(function: Callable[..., Any]) -> Callable[[fx.Node, Any], Any]:
+    """Make a converter of ``op(x, axes, keepdim)``; no axes means all."""
+
+    def convert(node: fx.Node, importer: Any) -> Any:
+        x, axes, keepdim = _arguments(node, None, False)
+        axes = [axes] if isinstance(axes, int) else axes
+        return function(importer.env[x], list(axes) if axes else None, keepdims=keepdim)
+
+    return convert
+
+
+def _arguments(node: fx.Node, *defaults: Any) -> tuple[Any, ...]:
+    """Return positional arguments and keyword arguments, filled up with defaults."""
+    names = ("dim", "keepdim")
+    given = list(node.args)
+    for name, default in list(zip(names, defaults, strict=True))[len(given) - 1 :]:
+        given.append(node.kwargs.get(name, default))
+    return tuple(given)
+
+
+def _min_along(node: fx.Node, importer: Any) -> Any:
+    """``min(x, dim)``: values and indices."""
+    x, axis, keepdim = _arguments(node, None, False)
+    value = importer.env[x]
+    smallest = importer.block_builder.emit(relax.op.min(value, [axis], keepdims=keepdim))
+    place = importer.block_builder.emit(relax.op.argmin(value, axis, keepdims=keepdim))
+    return relax.Tuple([smallest, place])
+
+
+def _max_along(node: fx.Node, importer: Any) -> Any:
+    """``max(x, dim)``: values and indices."""
+    x, axis, keepdim = _arguments(node, None, False)
+    value = importer.env[x]
+    largest = importer.block_builder.emit(relax.op.max(value, [axis], keepdims=keepdim))
+    place = importer.block_builder.emit(relax.op.argmax(value, axis, keepdims=keepdim))
+    return relax.Tuple([largest, place])
+
+
+def _avg_pool(node: fx.Node, importer: Any) -> Any:
+    if len(node.args) > 6 and node.args[6] is not None:
+        raise NotImplementedError("divisor_override together with ceil_mode")
+    return importer._avg_pool2d(node)
+
+
+CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
+    "amax.default": _reduction(relax.op.max),
+    "amin.default": _reduction(relax.op.min),
+    "avg_pool2d.default": _avg_pool,
+    "max.dim": _max_along,
+    "min.dim": _min_along,
+    "prod.dim_int": _reduction(relax.op.prod),
+}
+"""Operator name to ``converter(node, importer)``."""
