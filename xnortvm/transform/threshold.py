@@ -149,9 +149,9 @@ _SCALES = np.float32(1) + np.arange(64, dtype=np.float32) / 64
 def factor_threshold(found: Threshold, factors: list[Array]) -> FloatThreshold | None:
     """Write a table of thresholds as a comparison of products; None where that is not exact.
 
-    Two integers decide about a channel and position: the last one with bit 1 and the first with
-    bit 0 (or the other way round). A channel is exact when all products with bit 1 are smaller
-    than all with bit 0.
+    Products are monotone in the accumulator, so four integers decide about a channel and
+    position: the two ends of its range, and those on both sides of the change. A channel is exact
+    when all products with bit 1 are smaller than all with bit 0.
 
     Parameters
     ----------
@@ -166,10 +166,12 @@ def factor_threshold(found: Threshold, factors: list[Array]) -> FloatThreshold |
         return None
     threshold, flip = np.broadcast_arrays(found.threshold, found.flip)
     first = np.where(flip == 0, threshold, -threshold)  # the smallest n behind the change
-    n = np.clip(np.stack([first - 1, first]), -found.bound, found.bound).astype(np.int32)
+    ends = [np.full_like(first, -found.bound), np.full_like(first, found.bound)]
+    n = np.clip(np.stack([*ends, first - 1, first]), *ends).astype(np.int32)
     bits = (n ^ flip) < threshold
     position = reduce(np.multiply, (np.sign(factor) for factor in spatial))
-    sign = _per_channel(np.where(flip == 0, 1, -1) * position)
+    changes = bits[0] != bits[1]
+    sign = _per_channel(np.where(flip == 0, 1, -1) * position * changes)
     if sign is None:
         return None
     limit = np.zeros(sign.shape, np.float32)
