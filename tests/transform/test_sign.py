@@ -115,7 +115,7 @@ def test_every_spelling_keeps_its_meaning_at_zero() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(
-    threshold=st.floats(-4, 4, width=32),
+    threshold=st.floats(-4, 4, width=32).filter(lambda c: c == 0 or abs(c) > 1e-30),
     low=st.integers(-3, 3),
     step=st.integers(1, 4),
     compare=st.sampled_from(["greater", "greater_equal", "less", "less_equal"]),

@@ -247,7 +247,7 @@ def _as_step(source: Any, samples: Array) -> Step | None:
 
 def _samples() -> Array:
     magnitudes = np.concatenate(
-        [np.logspace(-30, 3, 397), np.linspace(0.001, 3, 400), [0.5, 1.0, 1.5, 2.0, 2.5]]
+        [np.logspace(-37, 3, 397), np.linspace(0.001, 3, 400), [0.5, 1.0, 1.5, 2.0, 2.5]]
     ).astype(np.float32)
     return np.concatenate(
         [-magnitudes, np.zeros(2, np.float32) * np.asarray([1, -1], np.float32), magnitudes]
