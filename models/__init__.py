@@ -17,7 +17,7 @@ from .random_init import random_input, randomize_
 from .real import real_twin
 from .registry import MODELS, build
 from .resnet import ResNet18
-from .saved import load, save
+from .saved import CHECKPOINTS, load, save
 from .scale import ALIASES, CASES, SCALES, AnalyticScale, LearnedScale, Scale, make_scale
 from .scale_init import SCALE_INITS, init_scales_
 from .ste import ESTIMATORS, SIGN_ZERO, sign
@@ -26,6 +26,7 @@ from .window import Window
 __all__ = [
     "ALIASES",
     "CASES",
+    "CHECKPOINTS",
     "ESTIMATORS",
     "MODELS",
     "SCALES",

@@ -27,7 +27,7 @@ KINDS: dict[type[nn.Module], type[BinaryLayer]] = {
     nn.Conv2d: BinaryConv2d,
     nn.Linear: BinaryLinear,
 }
-"""What replaces what; sub-classes of these are left alone, because they do something of their own."""
+"""What replaces what; sub-classes do something of their own and are left alone."""
 
 _RANKS = {nn.Linear: 0, nn.Conv1d: 1, nn.Conv2d: 2}
 _NORMS: dict[int, type[nn.Module]] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
@@ -216,11 +216,10 @@ def _meet(model: nn.Module, layers: dict[str, nn.Module], inputs: Any) -> dict[s
         values = x.detach().double().movedim(channels, 0).flatten(1)
         met[name] = Met(size, values.mean(1), values.var(1, correction=0))
 
+    names = {layer: name for name, layer in layers.items()}
     hooks = [
-        layer.register_forward_hook(
-            lambda _, x, y, name=name, rank=_rank(layer): note(name, rank, x[0], y)
-        )
-        for name, layer in layers.items()
+        layer.register_forward_hook(lambda m, x, y: note(names[m], _rank(m), x[0], y))
+        for layer in names
     ]
     training = model.training
     model.eval()

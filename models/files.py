@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -63,21 +64,15 @@ def make_folder(path: Path) -> Path:
 
 
 def _remove(path: Path) -> None:
-    try:
+    with contextlib.suppress(OSError):  # the error that brought us here is the one to report
         path.unlink(missing_ok=True)
-    except OSError:
-        pass  # the error that brought us here is the one to report
 
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename outlast a loss of power, where the system can."""
-    try:
+    with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        pass
-    finally:
-        os.close(descriptor)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

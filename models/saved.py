@@ -30,6 +30,9 @@ from .spec import Spec, spec_of
 from .window import text as size_text
 
 FORMAT = 1
+CHECKPOINTS = Path(__file__).resolve().parent / "checkpoints"
+"""Trained models that come with the package: ``load(CHECKPOINTS / "digits")``."""
+
 _KEY = "xnortvm"
 _DAMAGED = "copy it again, or train it again"
 

@@ -123,9 +123,9 @@ class LearnedScale(Scale):
         if self.map_size is not None and tuple(y.shape[2:]) != self.map_size:
             layer = f"layer {self.layer_name!r}: " if self.layer_name else ""
             raise ValueError(
-                f"{layer}scale {self.name!r} was made for output maps of {text(self.map_size)} but got "
-                f"one of {text(y.shape[2:])}: feed inputs of the size that the model was built "
-                "for, or build it for this size"
+                f"{layer}scale {self.name!r} was made for output maps of {text(self.map_size)} "
+                f"but got one of {text(y.shape[2:])}: feed inputs of the size that the model was "
+                "built for, or build it for this size"
             )
         for factor in self.factors():
             y = y * factor

@@ -17,12 +17,22 @@ from collections.abc import Iterator, Sequence
 
 from xnortvm import __version__
 from xnortvm.errors import XnortvmError
-from xnortvm.tools import bench_cmd, compile_cmd, doctor_cmd, explain_cmd, targets_cmd
+from xnortvm.tools import (
+    ablation_cmd,
+    bench_cmd,
+    compile_cmd,
+    doctor_cmd,
+    explain_cmd,
+    targets_cmd,
+    train_cmd,
+)
 
 COMMANDS = {
     "compile": compile_cmd,
     "explain": explain_cmd,
     "bench": bench_cmd,
+    "train": train_cmd,
+    "ablation": ablation_cmd,
     "doctor": doctor_cmd,
     "targets": targets_cmd,
 }

@@ -96,7 +96,7 @@ def _read(path: Path) -> Raw:
         pixels, labels = _records(raw) if path.suffix == ".bin" else _pickled(raw)
     except Exception as error:  # pickles fail with nearly any exception
         raise DataError(
-            f"the data file {path} is damaged: {error or type(error).__name__}; unpack it again"
+            f"the data file {path} is damaged: {str(error) or type(error).__name__}; unpack it again"
         ) from error
     if labels.max(initial=0) >= len(CLASSES):
         raise DataError(

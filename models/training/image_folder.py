@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """ImageNet as a folder: ``train/CLASS/IMAGE`` and ``val/CLASS/IMAGE``, JPEG or PNG.
 
-Training images are cropped at random to 8 ... 100 % of their area at an aspect ratio of 3/4 ... 4/3,
+Training images are cropped at random to 8 ... 100 % of their area at an aspect ratio of 3/4 to 4/3,
 scaled, and mirrored with probability 1/2; test images are scaled so that the short side is 256/224
 of the input size, and cropped in the middle. Both are what ImageNet recipes usually do.
 """
@@ -197,5 +197,6 @@ def _pillow() -> Any:
         if (error.name or "").partition(".")[0] != "PIL":
             raise
         raise MissingDependencyError(
-            'folders of images need pillow, which is not installed; run: pip install "xnortvm[train]"'
+            "folders of images need pillow, which is not installed; "
+            'run: pip install "xnortvm[train]"'
         ) from error

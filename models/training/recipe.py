@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recipes: everything about a training run but the data, the network and the machine.
 
-================ ===================================================================================
-preset           what it is
-================ ===================================================================================
-``paper``        XNOR-Net++'s: Adam, learning rate 1e-3 times 0.1 every 25 epochs, 80 epochs, weight
-                 decay 1e-5, batches of 256 (ResNet-18). Recalled, not checked against the paper's
-                 text.
-``paper-alexnet`` the same with batches of 400, as for AlexNet.
-``short``        for small data: 30 epochs of Adam with a cosine schedule after one epoch of warm-up,
-                 scales started at the analytic ones.
-================ ===================================================================================
+``paper``
+    XNOR-Net++'s: Adam, learning rate 1e-3 times 0.1 every 25 epochs, 80 epochs, weight decay 1e-5,
+    batches of 256 as for ResNet-18. Recalled, not checked against the paper's text.
+``paper-alexnet``
+    The same with batches of 400, as for AlexNet.
+``short``
+    For small data: 30 epochs of Adam with a cosine schedule after one epoch of warm-up; scales
+    start at the analytic ones.
 """
 
 from __future__ import annotations
@@ -27,24 +25,22 @@ from xnortvm.errors import TrainingError, near
 
 from ..scale_init import SCALE_INITS
 
-Optimizer = torch.optim.Optimizer
 
-
-def _adam(parameters: Iterable[Tensor], recipe: Recipe) -> Optimizer:
+def _adam(parameters: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.Adam(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
-def _adamw(parameters: Iterable[Tensor], recipe: Recipe) -> Optimizer:
+def _adamw(parameters: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(parameters, recipe.lr, weight_decay=recipe.weight_decay, fused=True)
 
 
-def _sgd(parameters: Iterable[Tensor], recipe: Recipe) -> Optimizer:
+def _sgd(parameters: Iterable[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.SGD(
         parameters, recipe.lr, momentum=0.9, weight_decay=recipe.weight_decay, fused=True
     )
 
 
-OPTIMIZERS: dict[str, Callable[[Iterable[Tensor], Recipe], Optimizer]] = {
+OPTIMIZERS: dict[str, Callable[[Iterable[Tensor], Recipe], torch.optim.Optimizer]] = {
     "adam": _adam,
     "adamw": _adamw,
     "sgd": _sgd,
@@ -138,7 +134,7 @@ class Recipe:
         grown = min(1.0, epoch / self.warmup) if self.warmup else 1.0
         return self.lr * grown * SCHEDULES[self.schedule](epoch, self)
 
-    def make_optimizer(self, parameters: Iterable[Tensor]) -> Optimizer:
+    def make_optimizer(self, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
         """Make the optimizer for a network's parameters."""
         return OPTIMIZERS[self.optimizer](parameters, self)
 
