@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from xnortvm.graph.dataflow import Values, shape_of, value_of
+from xnortvm.graph.dataflow import Values, dtype_of, shape_of, value_of
 from xnortvm.patterns.activations import BinaryActivations, binary_activations
 from xnortvm.patterns.reject import Reject
 from xnortvm.patterns.weights import BinaryWeights, binary_weights
@@ -44,6 +44,8 @@ def check_conv2d(values: Values, call: Any, policy: ZeroPolicy) -> BinaryConv2d 
             "its weights are computed at run time from the network's input",
             "make the weights a parameter",
         )
+    if dtype_of(call.args[0]) != "float32":
+        return Reject(f"it computes in {dtype_of(call.args[0])}", "convert the model to float32")
     if shape_of(call.args[0]) is None:
         return Reject("the shape of its input is not static", "export with a fixed input size")
     weights = binary_weights(weight)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from xnortvm.graph.dataflow import Values, shape_of, value_of
+from xnortvm.graph.dataflow import Values, dtype_of, shape_of, value_of
 from xnortvm.patterns.activations import BinaryActivations, binary_activations
 from xnortvm.patterns.reject import Reject
 from xnortvm.patterns.weights import BinaryWeights, binary_weights
@@ -28,6 +28,8 @@ def check_dense(values: Values, call: Any, policy: ZeroPolicy) -> BinaryDense | 
         return Reject("it multiplies two values that both depend on the network's input")
     if weight.ndim != 2:
         return Reject(f"its constant operand has {weight.ndim} dimensions, a linear layer has 2")
+    if dtype_of(call.args[0]) != "float32":
+        return Reject(f"it computes in {dtype_of(call.args[0])}", "convert the model to float32")
     if shape_of(call.args[0]) is None:
         return Reject("the shape of its input is not static", "export with a fixed input size")
     weights = binary_weights(weight.T)
