@@ -19,12 +19,13 @@ SOURCES := xnortvm schedules models tools tests examples
 # says how that works), so it is shown a folder of links in which they lie where they are imported.
 TYPES   := build/types
 
-.PHONY: help demo test lint format bench figures clean
+.PHONY: help demo test test-avx512 lint format bench figures clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    compile binary ResNet-18 for this machine, check it, compare its speed"
 	@echo "make test    run the tests"
+	@echo "make test-avx512  run AVX-512 kernels in an emulator (tests/emulated/README.md)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   per-layer speed of the packed kernels on this machine"
@@ -36,6 +37,9 @@ demo: $(VENV)/.ready-demo
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n $(WORKERS) $(ARGS)
+
+test-avx512: $(VENV)/.ready-dev
+	$(BIN)/python -m tests.emulated.run $(ARGS)
 
 bench: $(VENV)/.ready-demo
 	$(BIN)/xnortvm bench --layers $(ARGS)
