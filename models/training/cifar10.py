@@ -95,9 +95,8 @@ def _read(path: Path) -> Raw:
     try:
         pixels, labels = _records(raw) if path.suffix == ".bin" else _pickled(raw)
     except Exception as error:  # pickles fail with nearly any exception
-        raise DataError(
-            f"the data file {path} is damaged: {str(error) or type(error).__name__}; unpack it again"
-        ) from error
+        reason = str(error) or type(error).__name__
+        raise DataError(f"the data file {path} is damaged: {reason}; unpack it again") from error
     if labels.max(initial=0) >= len(CLASSES):
         raise DataError(
             f"the data file {path} is damaged: it has a class {labels.max()} and CIFAR-10 only "
