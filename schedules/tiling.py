@@ -46,25 +46,30 @@ class Costs:
         Loop overhead per step.
     chains : int
         Accumulators needed to hide the latency of the accumulating instruction.
+    folds : bool
+        Whether a broadcast activation that a single vector reads is an operand of the instruction
+        (``vpxord {1to16}``) instead of a load of its own.
     """
 
     operation: float
     load: float
     step: float
     chains: int
+    folds: bool = False
 
     def of(self, tile: Tile) -> float:
         """Return the cost of a tile per accumulator."""
         count = tile.accumulators
         stalls = max(1.0, self.chains / count)
-        moved = (tile.pixels + tile.vectors) * self.load + self.step
+        broadcasts = 0 if self.folds and tile.vectors == 1 else tile.pixels
+        moved = (broadcasts + tile.vectors) * self.load + self.step
         return self.operation * stalls + moved / count
 
 
 #: By form of the inner loop.
 COSTS = {
     "byte": Costs(operation=8.0, load=0.5, step=1.0, chains=1),
-    "word": Costs(operation=3.0, load=0.5, step=1.0, chains=2),
+    "word": Costs(operation=3.0, load=0.5, step=1.0, chains=2, folds=True),
     "float": Costs(operation=1.0, load=0.4, step=0.3, chains=8),
 }
 
