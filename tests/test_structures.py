@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Networks as people build them: each equals PyTorch eager, with the binary layers it should have."""
+"""Networks as people build them: equal to PyTorch eager, binary where they should be."""
 
 from __future__ import annotations
 
@@ -96,20 +96,29 @@ def bireal(b0: Any, c1: Any, b1: Any, c2: Any, b2: Any, x: Any) -> Any:
 
 
 @case(
-    2, m1=Shift, c1=conv, b1=lambda: BN(8), m2=Shift, p=lambda: nn.PReLU(8), m3=Shift,
-    c2=lambda: conv(k=1), b2=lambda: BN(8),
-)  # fmt: skip
-def reactnet(
-    m1: Any, c1: Any, b1: Any, m2: Any, p: Any, m3: Any, c2: Any, b2: Any, x: Any
-) -> Any:
+    2,
+    m1=Shift,
+    c1=conv,
+    b1=lambda: BN(8),
+    m2=Shift,
+    p=lambda: nn.PReLU(8),
+    m3=Shift,
+    c2=lambda: conv(k=1),
+    b2=lambda: BN(8),
+)
+def reactnet(m1: Any, c1: Any, b1: Any, m2: Any, p: Any, m3: Any, c2: Any, b2: Any, x: Any) -> Any:
     y = m3(p(m2(b1(c1(m1(x))) + x)))
     return b2(c2(y)) + y
 
 
 @case(
-    3, c1=lambda: conv(8, 16, stride=2), b1=lambda: BN(16), c2=lambda: conv(16, 16),
-    b2=lambda: BN(16), c3=lambda: conv(16, 16, 1),
-)  # fmt: skip
+    3,
+    c1=lambda: conv(8, 16, stride=2),
+    b1=lambda: BN(16),
+    c2=lambda: conv(16, 16),
+    b2=lambda: BN(16),
+    c3=lambda: conv(16, 16, 1),
+)
 def irnet_option_a(c1: Any, b1: Any, c2: Any, b2: Any, c3: Any, x: Any) -> Any:
     y = F.hardtanh(b1(c1(x)))
     y = F.hardtanh(b2(c2(y)) + F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 4, 4)))
@@ -137,8 +146,14 @@ def input_scale_k(c1: Any, x: Any) -> Any:
     return c1(x) * F.conv2d(x.abs().mean(1, keepdim=True), box, padding=1)
 
 
-@case(4, s=Sign, a=lambda: plain(padding=0), b=lambda: plain(padding=0, stride=(2, 1)),
-      c=lambda: plain(padding=0, stride=(1, 2)), d=lambda: plain(stride=(1, 2)))  # fmt: skip
+@case(
+    4,
+    s=Sign,
+    a=lambda: plain(padding=0),
+    b=lambda: plain(padding=0, stride=(2, 1)),
+    c=lambda: plain(padding=0, stride=(1, 2)),
+    d=lambda: plain(stride=(1, 2)),
+)
 def explicit_padding(s: Any, a: Any, b: Any, c: Any, d: Any, x: Any) -> Any:
     v = s(x)
     return (
@@ -161,19 +176,29 @@ def quicknet(c1: Any, b1: Any, c2: Any, b2: Any, x: Any) -> Any:
 
 
 @case(
-    4, b1=lambda: BN(8), c1=lambda: conv(8, 4), b2=lambda: BN(12), c2=lambda: conv(12, 4),
-    b3=lambda: BN(16), c3=lambda: conv(16, 8), c4=lambda: plain(16, 8),
-)  # fmt: skip
-def dense_net(
-    b1: Any, c1: Any, b2: Any, c2: Any, b3: Any, c3: Any, c4: Any, x: Any
-) -> Any:
+    4,
+    b1=lambda: BN(8),
+    c1=lambda: conv(8, 4),
+    b2=lambda: BN(12),
+    c2=lambda: conv(12, 4),
+    b3=lambda: BN(16),
+    c3=lambda: conv(16, 8),
+    c4=lambda: plain(16, 8),
+)
+def dense_net(b1: Any, c1: Any, b2: Any, c2: Any, b3: Any, c3: Any, c4: Any, x: Any) -> Any:
     y = torch.cat([x, c1(b1(x))], 1)
     y = torch.cat([y, c2(b2(y))], 1)
     return c3(b3(y)), c4(torch.cat([torch.sign(b1(x)), torch.sign(x)], 1))
 
 
-@case(3, c1=lambda: conv(groups=2), b1=lambda: BN(8), p=lambda: nn.PReLU(8),
-      c2=lambda: conv(groups=4), c3=lambda: conv(8, 16, groups=8))  # fmt: skip
+@case(
+    3,
+    c1=lambda: conv(groups=2),
+    b1=lambda: BN(8),
+    p=lambda: nn.PReLU(8),
+    c2=lambda: conv(groups=4),
+    c3=lambda: conv(8, 16, groups=8),
+)
 def channel_shuffle_and_groups(c1: Any, b1: Any, p: Any, c2: Any, c3: Any, x: Any) -> Any:
     y = p(b1(c1(x)))
     n, c, h, w = y.shape
@@ -181,22 +206,42 @@ def channel_shuffle_and_groups(c1: Any, b1: Any, p: Any, c2: Any, c3: Any, x: An
     return c2(y) + y, c3(x)
 
 
-@case(2, c1=conv, b1=lambda: BN(8), f1=lambda: nn.Conv2d(8, 4, 1), f2=lambda: nn.Conv2d(4, 8, 1),
-      c2=conv)  # fmt: skip
+@case(
+    2,
+    c1=conv,
+    b1=lambda: BN(8),
+    f1=lambda: nn.Conv2d(8, 4, 1),
+    f2=lambda: nn.Conv2d(4, 8, 1),
+    c2=conv,
+)
 def squeeze_and_excite(c1: Any, b1: Any, f1: Any, f2: Any, c2: Any, x: Any) -> Any:
     y = b1(c1(x))
     return c2(y * torch.sigmoid(f2(F.relu(f1(F.adaptive_avg_pool2d(y, 1))))))
 
 
-@case(2, (2, 8, 11), b1=lambda: nn.BatchNorm1d(8), w1=lambda: nn.Conv1d(8, 12, 5),
-      b2=lambda: nn.BatchNorm1d(12), p=lambda: nn.PReLU(12), w2=lambda: nn.Conv1d(12, 5, 3))  # fmt: skip
+@case(
+    2,
+    (2, 8, 11),
+    b1=lambda: nn.BatchNorm1d(8),
+    w1=lambda: nn.Conv1d(8, 12, 5),
+    b2=lambda: nn.BatchNorm1d(12),
+    p=lambda: nn.PReLU(12),
+    w2=lambda: nn.Conv1d(12, 5, 3),
+)
 def one_dimensional(b1: Any, w1: Any, b2: Any, p: Any, w2: Any, x: Any) -> Any:
     y = F.conv1d(torch.sign(b1(x)), w1.weight.sign(), padding=2, stride=2)
     return F.conv1d(torch.sign(b2(p(y))), w2.weight.sign(), padding=1)
 
 
-@case(4, c1=conv, b1=lambda: nn.BatchNorm1d(288), l1=lambda: nn.Linear(288, 10),
-      b2=lambda: nn.BatchNorm1d(10), l2=lambda: nn.Linear(10, 4), l3=lambda: nn.Linear(72, 4))  # fmt: skip
+@case(
+    4,
+    c1=conv,
+    b1=lambda: nn.BatchNorm1d(288),
+    l1=lambda: nn.Linear(288, 10),
+    b2=lambda: nn.BatchNorm1d(10),
+    l2=lambda: nn.Linear(10, 4),
+    l3=lambda: nn.Linear(72, 4),
+)
 def linear_after_flatten(c1: Any, b1: Any, l1: Any, b2: Any, l2: Any, l3: Any, x: Any) -> Any:
     y = c1(x)
     z = F.linear(torch.sign(b1(torch.flatten(y, 1))), l1.weight.sign(), l1.bias)
@@ -222,8 +267,19 @@ def sign_after_relu_and_pools(
     )
 
 
-@case(9, b=lambda: BN(8), c1=plain, c2=plain, c3=conv, c4=conv, c5=conv, c6=conv, c7=conv,
-      c8=conv, c9=conv)  # fmt: skip
+@case(
+    9,
+    b=lambda: BN(8),
+    c1=plain,
+    c2=plain,
+    c3=conv,
+    c4=conv,
+    c5=conv,
+    c6=conv,
+    c7=conv,
+    c8=conv,
+    c9=conv,
+)
 def zeros_on_purpose_stay_exact(
     b: Any, c1: Any, c2: Any, c3: Any, c4: Any, c5: Any, c6: Any, c7: Any, c8: Any, c9: Any, x: Any
 ) -> Any:
@@ -246,9 +302,15 @@ def one_sign_many_consumers_and_shared_layers(b: Any, c1: Any, c2: Any, c3: Any,
     return c1(z), c2(z), c1(torch.sign(b(x) + 0.1)), z, c3(b(c3(b(x))))
 
 
-@case(4, (3, 8, 7, 6), b=lambda: BN(8), a=lambda: conv(stride=3, padding=2),
-      c=lambda: conv(k=5, dilation=2, padding=4), d=lambda: conv(padding=(0, 2), stride=(2, 1)),
-      e=lambda: conv(padding=3))  # fmt: skip
+@case(
+    4,
+    (3, 8, 7, 6),
+    b=lambda: BN(8),
+    a=lambda: conv(stride=3, padding=2),
+    c=lambda: conv(k=5, dilation=2, padding=4),
+    d=lambda: conv(padding=(0, 2), stride=(2, 1)),
+    e=lambda: conv(padding=3),
+)
 def strides_dilations_and_wide_padding(b: Any, a: Any, c: Any, d: Any, e: Any, x: Any) -> Any:
     y = b(x)
     return a(y), c(y), d(y), e(y)

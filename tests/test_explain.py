@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`compile`, `explain` and `verify` on one small network, built for this machine."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import xnortvm
+from tests.differential import randomize
+from xnortvm.errors import ModelError, TargetError, VerificationError
+from xnortvm.verify import _compare, _Probe
+
+
+class Small(nn.Module):
+    """stem → sign → conv·Γ → PReLU → batch norm → sign (behind a ReLU) → conv → linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 8, 3, bias=False), nn.BatchNorm2d(8)
+        self.one = nn.Parameter(torch.randn(8, 8, 3, 3))
+        self.two = nn.Parameter(torch.randn(8, 8, 3, 3))
+        self.scale, self.rows = nn.Parameter(torch.randn(8, 1, 1)), nn.Parameter(torch.randn(6, 1))
+        self.after, self.slopes = nn.BatchNorm2d(8), nn.PReLU(8)
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Any) -> Any:
+        x = self.norm(self.stem(x))
+        y = nn.functional.conv2d(torch.sign(x), self.one.sign(), padding=1)
+        y = self.after(self.slopes(y * self.scale * self.rows)) + x
+        y = nn.functional.conv2d(torch.sign(torch.relu(y)), self.two.sign(), padding=1)
+        return self.head(y.mean((2, 3)))
+
+
+@pytest.fixture(scope="module")
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return randomize(Small()).eval()
+
+
+X = torch.linspace(-1, 1, 2 * 3 * 64).reshape(2, 3, 8, 8).sin()
+
+
+@pytest.fixture(scope="module")
+def compiled(model: nn.Module) -> Any:
+    return xnortvm.compile(model, example_inputs=X, verify=True)
+
+
+def test_compiled_network_equals_eager(model: nn.Module, compiled: Any) -> None:
+    expected = model(X).detach()
+    assert (compiled(X) - expected).abs().max() <= 1e-5 * expected.abs().max()
+
+
+def test_verify_reports_what_it_checked(compiled: Any) -> None:
+    notes = " ".join(compiled.report.notes)
+    assert "integer accumulators of 2 binary layers are exact" in notes
+    assert "verify met 0 zeros" in notes
+
+
+def test_explain_says_the_same_without_compiling(model: nn.Module, compiled: Any) -> None:
+    explained = xnortvm.explain(model, example_inputs=X)
+    built = {"kernel", "schedule", "bits_out"}
+    for mine, theirs in zip(explained.layers, compiled.report.layers, strict=True):
+        for key, value in vars(mine).items():
+            assert key in built or value == getattr(theirs, key), key
+    assert explained.num_binary_ops == 2
+    assert len(explained.rejects) == 2
+    assert all(row.reason for row in explained.rejects)
+
+
+def test_verify_names_the_layer_that_differs() -> None:
+    from tests.relax_modules import accumulator, module, signs
+    from xnortvm.graph.dataflow import Graph, op_name
+    from xnortvm.ops import pack
+
+    weight = signs(np.random.default_rng(0), 4, 1, 1, 8)
+    mod = module(lambda emit, x: accumulator(emit, x, weight, "features.3"), (1, 2, 2, 8))
+    calls = [call for _, call in Graph(mod["main"]).calls()]
+    call = next(call for call in calls if op_name(call) == "relax.xnortvm.bconv2d")
+    packed = pack(np.zeros((1, 2, 2, 8), bool))
+    right = np.broadcast_to(weight.sum(axis=(1, 2, 3)), (1, 2, 2, 4)).astype(np.int32)
+    _compare(_Probe("layer", "features.3", call), packed, right)
+    wrong = right.copy()
+    wrong[0, 1, 0, 2] += 2
+    with pytest.raises(VerificationError, match=r"features\.3 .* 1 of 16 .* \(0, 1, 0, 2\)"):
+        _compare(_Probe("layer", "features.3", call), packed, wrong)
+
+
+def test_does_not_verify_for_another_machine(model: nn.Module) -> None:
+    with pytest.raises(TargetError, match="not this machine"):
+        xnortvm.compile(model, target="llvm -mcpu=cortex-a72", example_inputs=X, verify=True)
+
+
+def test_does_not_take_other_values_of_sign_zero(model: nn.Module) -> None:
+    with pytest.raises(ModelError, match="sign_zero"):
+        xnortvm.explain(model, example_inputs=X, sign_zero="-1")
