@@ -60,7 +60,7 @@ def test_does_not_measure_when_the_page_has_no_place_for_it(
     tmp_path: Path, measured: list[tuple[str, ...]]
 ) -> None:
     (tmp_path / "README.md").write_text("no place\n")
-    with pytest.raises(ModelError, match="README.md has no place marked"):
+    with pytest.raises(ModelError, match=r"README\.md has no place marked"):
         figures.write("resnet18", tmp_path)
     assert not measured
 
