@@ -134,6 +134,12 @@ ZEROS: dict[str, tuple[Callable[..., Any], bool]] = {
         lambda emit, x: relax.op.add(emit(relax.op.nn.relu(x)), emit(relax.op.exp(x))),
         False,
     ),
+    "gate": (
+        lambda emit, x: relax.op.multiply(
+            emit(ops.affine(x, f32(2.0), f32(0.3))), emit(relax.op.sigmoid(x))
+        ),
+        False,
+    ),
     "clamp": (lambda emit, x: relax.op.clip(x, 0, 1), True),
     "rounding": (lambda emit, x: relax.op.round(emit(relax.op.multiply(x, f32(0.1)))), True),
     "mask": (

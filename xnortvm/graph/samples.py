@@ -94,8 +94,8 @@ class _Draw:
         self.shape = (COUNT, *(1,) * (len(self.dims) - 2), self.dims[-1])
 
     def continuous(self) -> Array:
-        """Numbers of all magnitudes and both signs."""
-        size = np.exp(self.rng.uniform(np.log(1e-3), np.log(1e3), self.shape))
+        """Numbers of both signs and many magnitudes, none so large that exp(-x) vanishes."""
+        size = np.exp(self.rng.uniform(np.log(1e-2), np.log(30), self.shape))
         return (size * self.rng.choice([-1, 1], self.shape)).astype(np.float32)
 
     def some(self) -> Array:
