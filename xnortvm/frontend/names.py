@@ -115,6 +115,8 @@ class LayerBuilder(BlockBuilder):  # type: ignore[misc]
     def _marked(self, expr: Any) -> Any:
         if isinstance(expr, list | tuple):
             return type(expr)(self._marked(item) for item in expr)
+        if isinstance(expr, relax.TupleGetItem):
+            return relax.TupleGetItem(self._bound(expr.tuple_value), expr.index)
         if not _is_relax_call(expr):
             return expr
         args = [self._bound(arg) for arg in expr.args]
@@ -126,7 +128,7 @@ class LayerBuilder(BlockBuilder):  # type: ignore[misc]
             return self.emit(arg)
         if isinstance(arg, relax.Tuple):
             return relax.Tuple([self._bound(field) for field in arg.fields])
-        return arg
+        return self._marked(arg)
 
 
 _NULL_VALUE = ir.Op.get("relax.null_value")

@@ -81,7 +81,7 @@ def _evaluated(node: Any, graph: OnnxGraph) -> dict[str, Array] | None:
     feeds = {name: graph.constants[name] for name in inputs}
     quick = _QUICK.get(node.op_type)
     if quick is not None and len(outputs) == 1:
-        return {outputs[0]: np.asarray(quick(*feeds.values()))}
+        return {outputs[0]: np.asarray(quick(*(graph.constants[name] for name in inputs)))}
     try:
         results = _evaluator(node, feeds, outputs, graph).run(None, feeds)
     except Exception as error:  # the reference implementation lacks an operator or a case of it

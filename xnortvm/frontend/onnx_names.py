@@ -37,10 +37,15 @@ class OnnxNames:
         if scopes is not None:
             path = _innermost_scope(scopes)
         elif node.name.startswith("/"):
-            path = self._first_call(_joined(node.name.split("/")[1:-1]))
+            path = self._known(self._first_call(_joined(node.name.split("/")[1:-1])))
         else:
             path = ""
         return path or node.name or f"{node.op_type} → {node.output[0]}"
+
+    def _known(self, path: str) -> str:
+        """Return the one known path that ends like this one: the exporter leaves out containers."""
+        ends = [known for known in self._paths if known.endswith(f".{path}")]
+        return ends[0] if path and path not in self._paths and len(ends) == 1 else path
 
     def _first_call(self, path: str) -> str:
         """Return ``conv`` for ``conv_1``, the second call of a shared module."""

@@ -111,6 +111,8 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         """Bind a result to a variable: TVM leaves it as an expression, copied to every use."""
         if isinstance(value, relax.Tuple):
             return relax.Tuple([self._bound(item) for item in value.fields])
+        if isinstance(value, relax.TupleGetItem):
+            return self.bb.emit(value)
         tensor = isinstance(value, relax.Call) and isinstance(
             value.ty, relax.TensorType | relax.TupleType
         )
