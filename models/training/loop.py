@@ -283,7 +283,9 @@ class Run:
         sums = state["sums"][self.group.rank].clone()
         self.position = Position(state["epoch"], state["step"], sums, state["seconds"])
         if self.group.leads and not self.options.quiet:
-            log.info("going on with %s at epoch %d", folder, self.position.epoch + 1)
+            log.info("going on with %s after %d epochs", folder, self.position.epoch)
+        if self.group.leads and self.rows and self.position.step == 0:
+            self._publish(folder)  # the run may have ended between the state and these
 
     def _save(self) -> None:
         folder, here = self.options.output, self.position
@@ -310,11 +312,16 @@ class Run:
         }
         save_state(folder, state)
         if here.step == 0:
-            write_log(folder, self.about, self.rows)
-            if spec_of(self.model) is not None:
-                trained = {**self.about, "test_accuracy": self.rows[-1].test_accuracy}
-                trained.pop("network")
-                save(self.model, folder / WEIGHTS, trained={**trained, "epochs": here.epoch})
+            self._publish(folder)
+
+    def _publish(self, folder: Path) -> None:
+        """Write what is for others: log and weights after a whole epoch."""
+        write_log(folder, self.about, self.rows)
+        if spec_of(self.model) is not None:
+            last = self.rows[-1]
+            trained = {**self.about, "test_accuracy": last.test_accuracy, "epochs": last.epoch}
+            trained.pop("network")
+            save(self.model, folder / WEIGHTS, trained=trained)
 
 
 @torch.no_grad()

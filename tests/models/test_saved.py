@@ -129,7 +129,7 @@ def test_foreign_weights_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="does not say of which network"):
         load(tmp_path / "other")
     (tmp_path / "other.json").write_text("{")
-    with pytest.raises(ModelError, match="description of .* is damaged"):
+    with pytest.raises(ModelError, match=r"description of .* is damaged"):
         load(tmp_path / "other")
     (tmp_path / "other.json").write_text('{"format": 7}')
     with pytest.raises(ModelError, match="has format 7"):

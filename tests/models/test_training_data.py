@@ -235,7 +235,7 @@ def test_a_damaged_image_is_named(folder: Path) -> None:
 
 
 def test_unknown_and_contradictory_names_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="'digit' .did you mean 'digits'"):
+    with pytest.raises(DataError, match=r"'digit' \(did you mean 'digits'"):
         load_data("digit")
     with pytest.raises(DataError, match="none are downloaded"):
         load_data("cifar10")
