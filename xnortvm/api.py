@@ -52,7 +52,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
         CPU threads that a call may use; 1 unless given here or in the target.
     sign_zero : {None, "+1"}
         ``torch.sign(0)`` is 0, a third value. By default a layer whose zeros happen on purpose
-        stays float and the report says why; ``"+1"`` takes them as +1.
+        is computed twice, which is exact, and the report says why; ``"+1"`` takes them as +1.
     verify : bool or tuple of arrays
         Run the compiled kernels, on these inputs or on the example inputs, and compare every
         binary layer's integer accumulator with a reference, exactly. Needs a target that runs
