@@ -111,7 +111,7 @@ def run_ablation(
     variants : sequence of str
         Keys of `VARIANTS`.
     **overrides
-        Fields of `Recipe` for all of them.
+        Fields of `Recipe` for all of them; None leaves the setting's.
 
     Returns
     -------
@@ -129,6 +129,7 @@ def run_ablation(
     make_folder(folder)
     path = folder / RESULTS
     results: dict[str, Any] = _read(path)
+    overrides = {key: value for key, value in overrides.items() if value is not None}
     total, done, start = len(names) * len(variants) * seeds, 0, time.perf_counter()
     trained = 0
     for name in names:

@@ -166,6 +166,8 @@ def test_an_ablation_makes_a_table_and_a_plot(cli: Any, tmp_path: Path, quick: N
     )  # fmt: skip
     ran = cli(*arguments, "--seeds", 2, "--json")
     assert ran.status == 0, ran.err
+    about = json.loads((tmp_path / "ablation.json").read_text())["digits"]["about"]
+    assert about["recipe"]["epochs"] == 1
     rows = {row["variant"]: row for row in ran.data["digits"]}
     assert list(rows) == ["real", "analytic", "case 1", "case 4"]
     assert rows["real"]["cost"]["binary_macs"] == 0
