@@ -113,8 +113,11 @@ class LayerBuilder(BlockBuilder):  # type: ignore[misc]
         super()._exit_function_scope(exc_type, exc_val, exc_tb)
 
     def _marked(self, expr: Any) -> Any:
+        """Return the expression with the layer's span and variables for what nests in it."""
         if isinstance(expr, list | tuple):
             return type(expr)(self._marked(item) for item in expr)
+        if isinstance(expr, relax.Tuple):
+            return relax.Tuple([self._bound(field) for field in expr.fields])
         if isinstance(expr, relax.TupleGetItem):
             return relax.TupleGetItem(self._bound(expr.tuple_value), expr.index)
         if not _is_relax_call(expr):
@@ -123,12 +126,10 @@ class LayerBuilder(BlockBuilder):  # type: ignore[misc]
         where = self.where if expr.span is None else expr.span
         return relax.Call(expr.op, args, expr.attrs, list(expr.ty_args), where)
 
-    def _bound(self, arg: Any) -> Any:
-        if _is_relax_call(arg) and arg.op != _NULL_VALUE:
-            return self.emit(arg)
-        if isinstance(arg, relax.Tuple):
-            return relax.Tuple([self._bound(field) for field in arg.fields])
-        return self._marked(arg)
+    def _bound(self, expr: Any) -> Any:
+        if _is_relax_call(expr) and expr.op != _NULL_VALUE:
+            return self.emit(expr)
+        return self._marked(expr)
 
 
 _NULL_VALUE = ir.Op.get("relax.null_value")
