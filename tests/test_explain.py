@@ -98,3 +98,14 @@ def test_does_not_verify_for_another_machine(model: nn.Module) -> None:
 def test_does_not_take_other_values_of_sign_zero(model: nn.Module) -> None:
     with pytest.raises(ModelError, match="sign_zero"):
         xnortvm.explain(model, example_inputs=X, sign_zero="-1")
+
+
+def test_rows_count_the_macs_of_grouped_and_transposed_convolutions() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(4, 8, 3, 2, 1, groups=2), nn.ConvTranspose2d(8, 6, (2, 3), 2, groups=2)
+    ).eval()
+    first, second = xnortvm.explain(model, example_inputs=torch.zeros(2, 4, 8, 8)).layers
+    assert first.macs == 2 * 4 * 4 * 8 * (3 * 3 * 2)
+    assert first.shape == "3×3 4→8 /2 on 4×4 groups 2"
+    assert second.macs == 2 * 4 * 4 * 8 * (2 * 3 * 3)
+    assert second.shape == "2×3 8→6 /2 on 8×9 groups 2"

@@ -139,14 +139,19 @@ def describe(name: str, var: Any, call: Any) -> LayerRow:
     if op == "matmul":
         row.macs = prod(out) * weight[-2 if len(weight) > 1 else 0]
         row.shape = f"{weight[-2]}→{weight[-1]}" if len(weight) > 1 else str(weight[0])
-    elif len(weight) == 4 and len(out) == 4:
-        o, kh, kw, i = weight
-        n, h, w, _ = out
+    elif len(weight) == len(out) == 4:
+        transposed = op.endswith("transpose")
         groups = int(call.attrs.groups)
+        kernel = dict(zip(str(call.attrs.kernel_layout), weight, strict=True))
+        image = dict(zip(str(call.attrs.data_layout), out, strict=True))
+        read = kernel["I"] * (1 if transposed else groups)
+        made = kernel["O"] * (groups if transposed else 1)
         strides = "×".join(str(int(s)) for s in dict.fromkeys(call.attrs.strides))
-        row.macs = n * h * w * o * kh * kw * i
-        row.shape = f"{kh}×{kw} {i * groups}→{o} /{strides} on {h}×{w}"
-        row.shape += f" groups {groups}" if groups > 1 else ""
+        # Every weight is used once for each position of the smaller of input and output.
+        around = shape_of(call.args[0]) if transposed else out
+        row.macs = prod(weight) * (prod(around or ()) // (read if transposed else made))
+        row.shape = f"{kernel['H']}×{kernel['W']} {read}→{made} /{strides} on "
+        row.shape += f"{image['H']}×{image['W']}" + (f" groups {groups}" if groups > 1 else "")
     return row
 
 
