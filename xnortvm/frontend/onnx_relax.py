@@ -5,16 +5,16 @@ from __future__ import annotations
 
 import contextlib
 import io
-import math
 import warnings
 from typing import Any
 
 from tvm.relax.frontend.onnx import onnx_frontend
 
-from xnortvm._tvm import ir, relax
+from xnortvm._tvm import relax
 from xnortvm.errors import UnsupportedOperatorError
 from xnortvm.frontend.messages import last_line
 from xnortvm.frontend.names import LayerBuilder, LayerCounter, identifier, span
+from xnortvm.frontend.onnx_converters import CONVERTERS
 from xnortvm.frontend.onnx_graph import OnnxGraph
 from xnortvm.frontend.onnx_names import OnnxNames, source_line
 
@@ -65,11 +65,12 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
             return self.from_onnx(model.graph, self._graph.opsets[""])
 
     def _refuse_unknown(self) -> None:
-        known = onnx_frontend._get_convert_map()
+        known = {*onnx_frontend._get_convert_map(), *CONVERTERS, "If", "Constant"}
         unknown = {
             f"{_operator_name(node)} of {self._names.layer(node)!r}": None
             for node in self._graph.nodes
-            if node.domain not in _DOMAINS or node.op_type not in (*known, "If", "Constant")
+            if node.domain not in _DOMAINS
+            or node.op_type not in known
         }
         if unknown:
             raise UnsupportedOperatorError(
@@ -81,9 +82,9 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         node = self._nodes_by_name.get(attrs["tvm_custom"]["name"])
         if node is not None:
             self._enter(node)
-        own = _OWN.get(op_name)
+        own = CONVERTERS.get(op_name)
         try:
-            value = own(inputs) if own is not None else None
+            value = own(inputs, attrs) if own is not None else None
             if value is not None:
                 return self.bb.emit(value)
             return self._bound(super()._convert_operator(op_name, inputs, attrs, opset))
@@ -117,21 +118,6 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
             value.ty, relax.TensorType | relax.TupleType
         )
         return self.bb.emit(value) if tensor else value
-
-
-def _clip(inputs: Any) -> Any | None:
-    """Clip to numbers; TVM's converter makes four kernels that look for NaN in the bounds."""
-    bounds = [-math.inf, math.inf]
-    for index, bound in enumerate(list(inputs)[1:3]):
-        if bound is not None:
-            if not isinstance(bound, ir.GenericConst) or bound.value.numpy().size != 1:
-                return None
-            bounds[index] = bound.value.numpy().item()
-    return relax.op.clip(inputs[0], *bounds) if len(list(inputs)) > 1 else None
-
-
-_OWN = {"Clip": _clip}
-"""Operators that are converted here; None leaves one to TVM."""
 
 
 def _operator_name(node: Any) -> str:
