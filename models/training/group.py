@@ -44,10 +44,12 @@ class Group:
         return nn.parallel.DistributedDataParallel(model, device_ids=devices)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Add up a tensor over all processes, in place."""
-        if self.world > 1:
-            distributed.all_reduce(values)
-        return values
+        """Return the sum of a tensor over all processes."""
+        if self.world == 1:
+            return values
+        total = values.to(self.device, copy=True)  # NCCL adds up on GPUs only
+        distributed.all_reduce(total)
+        return total.to(values.device)
 
     def average_buffers_(self, model: nn.Module) -> None:
         """Average running statistics, so that all processes test and save the same network."""

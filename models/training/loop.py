@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xnortvm.errors import DataError, TrainingError
+from xnortvm.errors import DataError, TrainingError, near
 
 from ..blocks import BinaryNetwork
 from ..files import make_folder
@@ -152,6 +152,11 @@ class Run:
                 f"training images and {group.world} processes; take a smaller batch size, and a "
                 "multiple of the number of processes"
             )
+        if options.precision not in PRECISIONS:
+            raise TrainingError(
+                f"{options.precision!r} is no precision{near(options.precision, PRECISIONS)}; "
+                f"known are {', '.join(PRECISIONS)}"
+            )
         dtype = PRECISIONS[options.precision]
         if dtype == torch.float16 and group.device.type != "cuda":
             raise TrainingError("float16 training needs a GPU; take bfloat16 or float32 on a CPU")
@@ -221,7 +226,7 @@ class Run:
                 self._save()
         self.group.average_buffers_(self.model)
         accuracy = evaluate(self.model, self.data, self.group)
-        loss_sum, correct, count = self.group.sum(here.sums.clone()).tolist()
+        loss_sum, correct, count = self.group.sum(here.sums).tolist()
         return EpochRow(
             here.epoch + 1,
             rate,
@@ -293,7 +298,7 @@ class Run:
             return
         sums = torch.zeros(self.group.world, 3, dtype=torch.float64)
         sums[self.group.rank] = here.sums
-        self.group.sum(sums)
+        sums = self.group.sum(sums)
         if not self.group.leads:
             return
         cuda = self.group.device.type == "cuda"
@@ -330,11 +335,12 @@ def evaluate(model: nn.Module, data: DataSet, group: Group | None = None) -> flo
 
     The network is left in evaluation mode.
     """
-    group = group or Group(torch.device("cpu"))
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    group = group or Group(device)
     model.eval()
     correct = torch.zeros((), dtype=torch.float64)
     for images, labels in test_batches(data.test, _TEST_BATCH, rank=group.rank, world=group.world):
-        logits = model(images.to(group.device))
+        logits = model(images.to(device))
         correct += (logits.argmax(1).cpu() == labels).sum()
     return float(group.sum(correct)) / len(data.test.labels)
 

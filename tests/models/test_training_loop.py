@@ -122,6 +122,8 @@ def test_bfloat16_trains_with_float32_parameters(tmp_path: Path) -> None:
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     with pytest.raises(TrainingError, match="float16 training needs a GPU"):
         run(precision="float16")
+    with pytest.raises(TrainingError, match=r"'bfloat' is no precision \(did you mean 'bfloat16'"):
+        run(precision="bfloat")
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "sgd"])
