@@ -64,13 +64,15 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
             warnings.simplefilter("ignore")
             return self.from_onnx(model.graph, self._graph.opsets[""])
 
+    def _check_for_unsupported_ops(self, graph: Any) -> None:
+        """Nothing: `_refuse_unknown` has looked already, and knows more operators."""
+
     def _refuse_unknown(self) -> None:
         known = {*onnx_frontend._get_convert_map(), *CONVERTERS, "If", "Constant"}
         unknown = {
             f"{_operator_name(node)} of {self._names.layer(node)!r}": None
             for node in self._graph.nodes
-            if node.domain not in _DOMAINS
-            or node.op_type not in known
+            if node.domain not in _DOMAINS or node.op_type not in known
         }
         if unknown:
             raise UnsupportedOperatorError(

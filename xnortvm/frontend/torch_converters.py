@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import fx
 
 from xnortvm._tvm import relax
+from xnortvm.frontend.constant import constant
+from xnortvm.graph.dataflow import dtype_of
 
 
 def _reduction(function: Callable[..., Any]) -> Callable[[fx.Node, Any], Any]:
@@ -49,6 +52,25 @@ def _max_along(node: fx.Node, importer: Any) -> Any:
     return relax.Tuple([largest, place])
 
 
+def _product(node: fx.Node, importer: Any) -> Any:
+    """A matrix product in the dtype of its factors; TVM's converter always makes float32."""
+    return relax.op.matmul(*(importer.env[factor] for factor in node.args[:2]))
+
+
+def _product_and_sum(node: fx.Node, importer: Any) -> Any:
+    """``beta · bias + alpha · a @ b``."""
+    bias, *factors = (importer.env[arg] for arg in node.args[:3])
+    product = importer.block_builder.emit(relax.op.matmul(*factors))
+    alpha, beta = (node.kwargs.get(name, 1) for name in ("alpha", "beta"))
+    if alpha != 1:
+        product = relax.op.multiply(product, constant(np.asarray(alpha, dtype_of(product))))
+    if beta == 0:
+        return product
+    if beta != 1:
+        bias = relax.op.multiply(bias, constant(np.asarray(beta, dtype_of(bias))))
+    return relax.op.add(product, bias)
+
+
 def _avg_pool(node: fx.Node, importer: Any) -> Any:
     if len(node.args) > 6 and node.args[6] is not None:
         raise NotImplementedError("divisor_override together with ceil_mode")
@@ -56,9 +78,14 @@ def _avg_pool(node: fx.Node, importer: Any) -> Any:
 
 
 CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
+    "addmm.default": _product_and_sum,
     "amax.default": _reduction(relax.op.max),
     "amin.default": _reduction(relax.op.min),
     "avg_pool2d.default": _avg_pool,
+    "baddbmm.default": _product_and_sum,
+    "bmm.default": _product,
+    "matmul.default": _product,
+    "mm.default": _product,
     "max.dim": _max_along,
     "min.dim": _min_along,
     "prod.dim_int": _reduction(relax.op.prod),

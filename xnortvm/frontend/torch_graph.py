@@ -23,7 +23,7 @@ from torch.export.graph_signature import (
     TensorArgument,
 )
 
-from xnortvm.errors import ModelError
+from xnortvm.errors import ModelError, UnsupportedOperatorError
 from xnortvm.frontend.torch_cleanup import CLEANUPS
 from xnortvm.frontend.torch_constants import evaluate
 from xnortvm.frontend.torch_names import where
@@ -86,9 +86,12 @@ def inference_graph(program: ExportedProgram) -> InferenceGraph:
     for cleanup in CLEANUPS:
         cleanup(graph)
     graph.eliminate_dead_code(_is_interface)
+    symbols = _input_symbols(inputs)
+    for node in graph.nodes:
+        _refuse_odd_tensors(node, symbols)
     graph.set_codegen(fx.graph.CodeGen())
     module.recompile()
-    return InferenceGraph(module, inputs, tuple(output.args[0]), _ranges(program, inputs))
+    return InferenceGraph(module, inputs, tuple(output.args[0]), _ranges(program, symbols))
 
 
 def _is_interface(node: fx.Node) -> bool:
@@ -194,16 +197,47 @@ def _ancestors(values: Any) -> set[fx.Node]:
     return found
 
 
-def _ranges(
-    program: ExportedProgram, inputs: tuple[fx.Node, ...]
-) -> dict[str, tuple[int, int | None]]:
-    symbols = {
-        symbol
-        for node in inputs
-        for extent in node.meta["val"].shape
-        if not isinstance(extent, int)
-        for symbol in extent.node.expr.free_symbols
-    }
+def _input_symbols(inputs: tuple[fx.Node, ...]) -> set[Any]:
+    return {symbol for node in inputs for symbol in _symbols(node)}
+
+
+def _symbols(node: fx.Node) -> set[Any]:
+    """Symbols in the shape of a tensor."""
+    value = node.meta.get("val")
+    shape = value.shape if isinstance(value, torch.Tensor) else ()
+    dynamic = [extent for extent in shape if not isinstance(extent, int)]
+    return {symbol for extent in dynamic for symbol in extent.node.expr.free_symbols}
+
+
+PRODUCTS = {
+    aten.addmm.default: slice(1, 3),
+    aten.baddbmm.default: slice(1, 3),
+    aten.bmm.default: slice(0, 2),
+    aten.convolution.default: slice(0, 2),
+    aten.matmul.default: slice(0, 2),
+    aten.mm.default: slice(0, 2),
+}
+"""Operators that are layers, and where their two factors stand among the arguments."""
+
+
+def _refuse_odd_tensors(node: fx.Node, symbols: set[Any]) -> None:
+    """Refuse what torch.export lets pass and cannot run, or not at a fixed size."""
+    if not _symbols(node) <= symbols:
+        raise UnsupportedOperatorError(
+            f"{node.target} {where(node)} makes a tensor whose size depends on values, and a "
+            "compiled model has fixed shapes; use torch.where instead of a boolean mask"
+        )
+    if node.target in PRODUCTS:
+        factors = node.args[PRODUCTS[node.target]]
+        dtypes = [str(factor.meta["val"].dtype).removeprefix("torch.") for factor in factors]
+        if len(set(dtypes)) > 1:
+            raise ModelError(
+                f"{node.target} {where(node)} multiplies {' by '.join(dtypes)}, which PyTorch does "
+                "not do; pass inputs of the dtype that the model was made for"
+            )
+
+
+def _ranges(program: ExportedProgram, symbols: set[Any]) -> dict[str, tuple[int, int | None]]:
     ranges = {}
     for symbol, bounds in program.range_constraints.items():
         if symbol in symbols:

@@ -15,20 +15,8 @@ from xnortvm.frontend.constant import constant
 from xnortvm.frontend.messages import last_line
 from xnortvm.frontend.names import LayerBuilder, LayerCounter, identifier, span
 from xnortvm.frontend.torch_converters import CONVERTERS
-from xnortvm.frontend.torch_graph import InferenceGraph
+from xnortvm.frontend.torch_graph import PRODUCTS, InferenceGraph
 from xnortvm.frontend.torch_names import layer_path, source_line, where
-
-aten = torch.ops.aten
-
-LAYERS = {
-    aten.addmm.default,
-    aten.baddbmm.default,
-    aten.bmm.default,
-    aten.convolution.default,
-    aten.matmul.default,
-    aten.mm.default,
-}
-"""Operators that are layers of their own: they get numbered names when a module makes several."""
 
 
 class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
@@ -130,13 +118,13 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
 
     def _enter(self, node: fx.Node) -> None:
         layer = layer_path(node)
-        if node.target in LAYERS:
+        if node.target in PRODUCTS:
             layer = self._layers.unique(layer)
         line = source_line(node)
-        if line is not None and (node.target in LAYERS or layer not in self.sources):
+        if line is not None and (node.target in PRODUCTS or layer not in self.sources):
             self.sources[layer] = f"{line.file}:{line.line}"
         self.block_builder.where = span(layer, line.line if line else 0)
-        self.block_builder.hint = identifier(layer) if node.target in LAYERS else ""
+        self.block_builder.hint = identifier(layer) if node.target in PRODUCTS else ""
 
     def _bind(self, value: Any) -> Any:
         return self.block_builder.emit(value) if isinstance(value, relax.Call) else value
