@@ -106,8 +106,10 @@ def _narrowed(builder: Builder, call: Any, result: list[Any]) -> Any:
     args = list(call.args)
     for place, arg in enumerate(args):
         value = _constant_of(builder, arg)
-        small = value if value is None else _squeezed(value)
-        if small is None or (is_const(arg) and small.shape == value.shape):
+        if value is None:
+            continue
+        small = _squeezed(value)
+        if is_const(arg) and small.shape == value.shape:
             continue
         others = [_type(other)[0] for at, other in enumerate(args) if at != place]
         if _broadcast([list(small.shape), *others]) == result:
