@@ -64,7 +64,7 @@ clean:
 	if [ -f $(VENV)/.ready-demo ] || [ -f $(VENV)/.ready-dev ]; then rm -rf $(VENV); fi
 
 $(VENV)/.ready-demo: $(INPUTS) | $(BIN)/python
-	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e ".[torch,onnx]" onnxruntime
+	$(BIN)/python -m pip install $(PIP_ARGS) -c constraints.txt -e ".[torch,onnx,train]" onnxruntime
 	touch $@
 
 $(VENV)/.ready-dev: $(INPUTS) | $(BIN)/python
