@@ -149,6 +149,15 @@ def assert_same(found: Any, expected: Any) -> None:
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * scale)
 
 
+def same(found: Any, expected: Any) -> bool:
+    """Tell whether `assert_same` would pass."""
+    try:
+        assert_same(found, expected)
+    except AssertionError:
+        return False
+    return True
+
+
 def calls(imported: Imported, *operators: str) -> list[Any]:
     """List the calls of these operators (all without names) in order."""
     names = {f"relax.{name}" for name in operators}
