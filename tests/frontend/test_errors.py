@@ -187,6 +187,38 @@ def test_export_failure_names_the_line_and_what_helps():
     assert "what usually helps" in message
 
 
+class Assigning(nn.Linear):
+    """Assigns to the data of its own parameter, and keeps things in attributes."""
+
+    def forward(self, x):
+        if not hasattr(self.weight, "latent"):
+            self.weight.latent = self.weight.data.clone()
+        self.weight.data = self.weight.latent.sign()
+        self.last = x
+        return super().forward(x)
+
+
+class Clamping(nn.Linear):
+    """Clamps its own parameter in place."""
+
+    def forward(self, x):
+        self.weight.data.clamp_(-0.1, 0.1)
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("cls", [Assigning, Clamping])
+def test_writes_through_data_are_refused_and_leave_the_module_as_it_was(cls):
+    module = cls(3, 2)
+    weight = module.weight.detach().clone()
+    message = refusal(module, torch.ones(1, 3))
+    assert ".data" in message
+    assert "F.conv2d(x, self.weight.sign())" in message
+    assert torch.equal(module.weight.detach(), weight)
+    assert not hasattr(module.weight, "latent")
+    assert not hasattr(module, "last")
+    assert module.training
+
+
 def test_program_in_training_mode():
     module = nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)).train()
     message = refusal(export(module, torch.randn(2, 2, 3, 3)))

@@ -62,6 +62,14 @@ def test_pt2_file_gives_the_graph_of_the_module(model, from_module, tmp_path):
     assert_same_graph(import_model(tmp_path / "net.pt2"), from_module)
 
 
+def test_users_program_is_not_changed(model):
+    module, x, _ = model
+    program = export(module, x, strict=False).run_decompositions()
+    before = str(program)
+    import_model(program)
+    assert str(program) == before
+
+
 def test_inputs_are_the_only_parameters_and_keep_their_names(from_module):
     assert from_module.input_names == ("x",)
     assert [str(param.name) for param in from_module.mod["main"].params] == ["x"]

@@ -25,6 +25,13 @@ _HELP = (
 )
 
 
+WRITING = (
+    "which torch.export does not record; compute the new value as a tensor of its own, such as "
+    "F.conv2d(x, self.weight.sign())"
+)
+"""What is wrong with ``self.weight.data = ...`` in forward, and what to do."""
+
+
 def export_module(model: torch.nn.Module, example_inputs: Any) -> ExportedProgram:
     """Export a module in eval mode, whatever mode it is in.
 
@@ -42,11 +49,11 @@ def export_module(model: torch.nn.Module, example_inputs: Any) -> ExportedProgra
         code where that happened.
     """
     inputs = _example_tuple(model, example_inputs)
-    with _eval_mode(model):
-        try:
+    try:
+        with _eval_mode(model):
             return torch.export.export(model, inputs, strict=False)
-        except Exception as error:  # torch.export lets through whatever a model raises
-            raise _explained(model, inputs, error) from error
+    except Exception as error:  # torch.export lets through whatever a model raises
+        raise _explained(model, inputs, error) from error
 
 
 def _example_tuple(model: torch.nn.Module, example_inputs: Any) -> tuple[Any, ...]:
@@ -79,31 +86,68 @@ def _example_tuple(model: torch.nn.Module, example_inputs: Any) -> tuple[Any, ..
 
 @contextmanager
 def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
-    flags = [(module, module.training) for module in model.modules()]
+    """Put a module into eval mode, and at the end everything back that a forward may write to.
+
+    Under torch.export a forward that assigns to ``weight.data`` or to an attribute leaves tensors
+    without values behind, and the user's module would be broken.
+    """
+    modules = list(model.modules())
+    attributes = [(module, _members(module)) for module in modules]
+    tensors = [*model.parameters(), *model.buffers()]
+    contents = [(tensor, tensor.data, dict(tensor.__dict__)) for tensor in tensors]
     try:
-        for module, _ in flags:
+        for module in modules:
             module.training = False
         yield
     finally:
-        for module, training in flags:
-            module.training = training
+        for module, members in attributes:
+            for name, saved in members.items():
+                current = module.__dict__ if name == "__dict__" else module.__dict__[name]
+                current.clear()
+                current.update(saved)
+        for tensor, data, members in contents:
+            tensor.data = data
+            tensor.__dict__.clear()
+            tensor.__dict__.update(members)
+
+
+def _members(module: torch.nn.Module) -> dict[str, dict[str, Any]]:
+    """Copy the dictionaries of a module: its attributes first, then those inside of them."""
+    members = {"__dict__": dict(module.__dict__)}
+    for name in ("_parameters", "_buffers", "_modules"):
+        members[name] = dict(module.__dict__[name])
+    return members
 
 
 def _explained(model: torch.nn.Module, inputs: tuple[Any, ...], error: Exception) -> ModelError:
     """Tell inputs that do not fit the model from a model that cannot be exported."""
     name = type(model).__name__
-    try:
-        with torch.no_grad():
-            copy.deepcopy(model)(*inputs)
-    except Exception as eager:  # whatever the model raises
+    eager = _eager_error(model, inputs)
+    if eager is not None:
         described = ", ".join(_describe(value) for value in inputs)
         return ModelError(
             f"{name} does not run on example_inputs ({described}){_place(eager)}: "
             f"{first_line(eager)}; pass inputs of the shape and dtype that the model was made for"
         )
+    if "fake tensor in the exported program constant's list" in str(error):
+        return ModelError(f"{name}.forward writes to a tensor through .data, {WRITING}")
     return ModelError(
         f"torch.export cannot export {name}{_place(error)}: {first_line(error)}; {_HELP}"
     )
+
+
+def _eager_error(model: torch.nn.Module, inputs: tuple[Any, ...]) -> Exception | None:
+    """Run a copy of the model; return what it raises."""
+    try:
+        twin = copy.deepcopy(model)
+    except Exception:  # modules may hold anything, and what cannot be copied cannot be tried
+        return None
+    try:
+        with torch.no_grad(), _eval_mode(twin):
+            twin(*inputs)
+    except Exception as error:  # whatever the model raises
+        return error
+    return None
 
 
 def _describe(value: Any) -> str:

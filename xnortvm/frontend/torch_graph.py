@@ -26,6 +26,7 @@ from torch.export.graph_signature import (
 from xnortvm.errors import ModelError, UnsupportedOperatorError
 from xnortvm.frontend.torch_cleanup import CLEANUPS
 from xnortvm.frontend.torch_constants import evaluate
+from xnortvm.frontend.torch_export import WRITING
 from xnortvm.frontend.torch_names import where
 from xnortvm.frontend.torch_rewrites import rewrite_operators
 
@@ -72,6 +73,7 @@ def inference_graph(program: ExportedProgram) -> InferenceGraph:
         If the program was exported in training mode, keeps state between calls, or has inputs that
         are neither tensors nor plain values.
     """
+    _refuse_writes(program.graph)
     program = program.run_decompositions()
     module = program.graph_module
     graph = module.graph
@@ -159,6 +161,13 @@ def _refuse_randomness(graph: fx.Graph) -> None:
                 f"{node.target} {where(node)} draws random numbers, and a compiled model computes "
                 "the same for the same input; pass the random tensor as an input"
             )
+
+
+def _refuse_writes(graph: fx.Graph) -> None:
+    """Refuse ``tensor.data = ...``: the assignment is lost, only a check before it is exported."""
+    for node in graph.nodes:
+        if node.target is aten._has_compatible_shallow_copy_type.default:
+            raise ModelError(f"the model assigns to the .data of a tensor {where(node)}, {WRITING}")
 
 
 def _is_idle_dropout(node: fx.Node) -> bool:
