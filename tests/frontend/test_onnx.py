@@ -100,6 +100,7 @@ def test_input_and_output_names_are_those_of_the_model(model, tmp_path):
     )
     imported = import_model(path)
     assert imported.input_names == ("image.1",)
+    assert [str(param.name) for param in imported.mod["main"].params] == ["image_1"]
     assert imported.output_names == ("logits/2",)
     assert imported.structure == "logits/2"
 

@@ -70,6 +70,7 @@ ROWS = {
         x.abs().mean(1, keepdim=True), torch.full((1, 1, 3, 3), 1 / 9), padding=1
     ),
     "largest": lambda x: x.amax((2, 3)),
+    "maxout": lambda x: torch.max(x * SIGNED.view(4, 1, 1), torch.min(x, x * x)),
     "pad by -1": lambda x: functional.pad(x, (1, 2, 0, 1), value=-1),
     "pad channels": lambda x: functional.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2)),
     "crop by negative padding": lambda x: functional.pad(x, (-1, 0, 0, -1)),

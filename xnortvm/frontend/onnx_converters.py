@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -74,9 +75,21 @@ def _tile(inputs: Any, attrs: Any) -> Any | None:
     return relax.op.tile(_input(inputs, 0), repeats.tolist())
 
 
+def _chained(function: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    """Make a converter that applies a function of two tensors along all inputs."""
+
+    def convert(inputs: Any, attrs: Any) -> Any | None:
+        first, *rest = list(inputs)
+        return reduce(function, rest, first) if rest else None
+
+    return convert
+
+
 CONVERTERS: dict[str, Callable[[Any, Any], Any]] = {
     "Celu": _celu,
     "Clip": _clip,
+    "Max": _chained(relax.op.maximum),
+    "Min": _chained(relax.op.minimum),
     "Pad": _pad,
     "Tile": _tile,
 }

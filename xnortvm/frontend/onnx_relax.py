@@ -64,6 +64,10 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
             warnings.simplefilter("ignore")
             return self.from_onnx(model.graph, self._graph.opsets[""])
 
+    def _sanitize_name(self, name: str) -> str:
+        """Spell an input's name as an identifier that no other input has."""
+        return str(self._name_supply.fresh_name(identifier(name) or "input"))
+
     def _check_for_unsupported_ops(self, graph: Any) -> None:
         """Nothing: `_refuse_unknown` has looked already, and knows more operators."""
 
