@@ -237,6 +237,19 @@ def test_layer_computes_what_eager_computes(imported_rows, row):
     assert_same(found[row], expected[row])
 
 
+class SharedWeight(Sign):
+    """Computes the same weight for two convolutions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + super().forward(x.sign())
+
+
+def test_weights_computed_twice_are_one_constant():
+    imported = import_model(SharedWeight(), torch.randn(1, 4, 5, 6))
+    first, second = calls(imported, "nn.conv2d")
+    assert first.args[1].same_as(second.args[1])
+
+
 class Chosen(nn.Module):
     """Weights mixed by a gate that looks at the input."""
 

@@ -26,11 +26,11 @@ def evaluate(module: fx.GraphModule, known: dict[fx.Node, Any]) -> None:
         Placeholders whose values are known: tensors, which stay as they are, or plain values.
     """
     graph = module.graph
-    values = dict(known)
+    evaluator = _Evaluator(known)
     with torch.no_grad():
         for node in graph.nodes:
-            if node.op == "call_function" and node not in values:
-                _evaluate_node(node, values)
+            evaluator.visit(node)
+    values = evaluator.values
     constants = _Constants(module)
     for node in list(graph.nodes):
         if node not in values:
@@ -40,19 +40,39 @@ def evaluate(module: fx.GraphModule, known: dict[fx.Node, Any]) -> None:
         graph.erase_node(node)
 
 
-def _evaluate_node(node: fx.Node, values: dict[fx.Node, Any]) -> None:
-    by_shape = _SHAPE_ONLY.get(node.target)
-    if by_shape is not None:
-        value = by_shape(node, values)
-        if value is not None:
-            values[node] = value
-        return
-    if not _is_repeatable(node.target):
-        return
-    if all(arg in values for arg in node.all_input_nodes):
-        args = fx.map_arg(node.args, values.__getitem__)
-        kwargs = fx.map_arg(node.kwargs, values.__getitem__)
-        values[node] = node.target(*args, **kwargs)  # type: ignore[operator]
+class _Evaluator:
+    """Computes nodes in order; nodes that compute the same share one value.
+
+    Attributes
+    ----------
+    values : dict
+        Nodes whose values are known.
+    """
+
+    def __init__(self, known: dict[fx.Node, Any]) -> None:
+        self.values = dict(known)
+        self._computed: dict[str, fx.Node] = {}
+        self._twin: dict[fx.Node, fx.Node] = {}
+
+    def visit(self, node: fx.Node) -> None:
+        """Compute a node if that is possible."""
+        if node.op != "call_function" or node in self.values:
+            return
+        by_shape = _SHAPE_ONLY.get(node.target)
+        if by_shape is not None:
+            value = by_shape(node, self.values)
+            if value is not None:
+                self.values[node] = value
+        elif _is_repeatable(node.target) and all(n in self.values for n in node.all_input_nodes):
+            inputs = fx.map_arg((node.args, node.kwargs), lambda n: self._twin.get(n, n))
+            twin = self._computed.setdefault(f"{node.target} {inputs}", node)
+            self._twin[node] = twin
+            self.values[node] = self._result(node) if twin is node else self.values[twin]
+
+    def _result(self, node: fx.Node) -> Any:
+        args = fx.map_arg(node.args, self.values.__getitem__)
+        kwargs = fx.map_arg(node.kwargs, self.values.__getitem__)
+        return node.target(*args, **kwargs)  # type: ignore[operator]
 
 
 def _is_repeatable(target: Any) -> bool:
@@ -93,7 +113,7 @@ class _Constants:
 
     def __init__(self, module: fx.GraphModule) -> None:
         self._module = module
-        self._made: dict[fx.Node, fx.Node] = {}
+        self._made: dict[int, fx.Node] = {}
         self._first = next(iter(module.graph.nodes))
 
     def use(self, node: fx.Node, values: dict[fx.Node, Any]) -> Any:
@@ -103,11 +123,11 @@ class _Constants:
         value = values[node]
         if not isinstance(value, torch.Tensor):
             return value
-        if node not in self._made:
+        if id(value) not in self._made:
             name = f"constant_{len(self._made)}"
             self._module.register_buffer(name, value.detach(), persistent=False)
             with self._module.graph.inserting_before(self._first):
                 made = self._module.graph.get_attr(name)
             made.meta["val"] = value
-            self._made[node] = made
-        return self._made[node]
+            self._made[id(value)] = made
+        return self._made[id(value)]
