@@ -142,7 +142,7 @@ def rows(
     Yields
     ------
     dict
-        ``layer``, ``us``, ``TBMAC/s`` (10^12 binary multiply-accumulates a second) and
+        ``layer``, ``microseconds``, ``TBMAC/s`` (10^12 binary multiply-accumulates a second) and
         ``share``, the fraction of `measure_limit`.
     """
     resolved = target if isinstance(target, Target) else resolve(target or "llvm")
@@ -156,7 +156,7 @@ def rows(
         speed = kernel.macs / seconds
         yield {
             "layer": str(layer),
-            "us": round(seconds * 1e6, 1),
+            "microseconds": round(seconds * 1e6, 1),
             "TBMAC/s": round(speed * 1e-12, 3),
             "share": round(speed / limit, 3),
             "limit TBMAC/s": round(limit * 1e-12, 3),

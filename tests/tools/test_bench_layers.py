@@ -24,7 +24,7 @@ def test_each_layer_has_its_speed_and_its_share_of_the_limit() -> None:
     rows = list(bench_layers.rows(layers=SMALL))
     assert [row["layer"] for row in rows] == ["3×3 64→64 6×6 s2", "dense 4096→640"]
     for row in rows:
-        assert row["us"] > 0
+        assert row["microseconds"] > 0
         assert row["limit TBMAC/s"] > 0
 
 
@@ -36,6 +36,6 @@ def test_does_not_time_a_kernel_that_is_wrong(monkeypatch) -> None:
 
 
 def test_json_is_an_array_of_rows(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(bench_layers, "rows", lambda target: iter([{"layer": "x", "us": 1.0}]))
+    monkeypatch.setattr(bench_layers, "rows", lambda target: iter([{"layer": "x", "microseconds": 1.0}]))
     assert bench_layers.main(["--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [{"layer": "x", "us": 1.0}]
+    assert json.loads(capsys.readouterr().out) == [{"layer": "x", "microseconds": 1.0}]
