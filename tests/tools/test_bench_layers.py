@@ -36,6 +36,7 @@ def test_does_not_time_a_kernel_that_is_wrong(monkeypatch) -> None:
 
 
 def test_json_is_an_array_of_rows(monkeypatch, capsys) -> None:
-    monkeypatch.setattr(bench_layers, "rows", lambda target: iter([{"layer": "x", "microseconds": 1.0}]))
+    rows = [{"layer": "x", "microseconds": 1.0}]
+    monkeypatch.setattr(bench_layers, "rows", lambda target: iter(rows))
     assert bench_layers.main(["--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == [{"layer": "x", "microseconds": 1.0}]
+    assert json.loads(capsys.readouterr().out) == rows
