@@ -35,7 +35,7 @@ def value_of(expr: Any) -> np.ndarray[Any, Any] | None:
 
 def const(value: np.ndarray[Any, Any]) -> Any:
     """Make a tensor constant of the array's own dtype."""
-    return relax.const(np.ascontiguousarray(value), str(value.dtype))
+    return relax.const(np.asarray(value, order="C"), str(value.dtype))
 
 
 def shape_of(expr: Any) -> tuple[int, ...] | None:
