@@ -8,8 +8,9 @@ import os
 import numpy as np
 import pytest
 
-from xnortvm._tvm import relax
+from xnortvm._tvm import IRModule, Schedule, relax, runtime, te, tirx, tvm
 from xnortvm.runtime.threads import use_threads
+from xnortvm.target import resolve
 
 from .conftest import compiled_model
 
@@ -33,3 +34,18 @@ def test_models_for_one_and_two_threads_work_side_by_side():
     for _ in range(3):
         np.testing.assert_array_equal(one(x), two(x))
     assert (one.num_threads, two.num_threads) == (1, 2)
+
+
+def test_parallel_loops_run_on_as_many_threads_as_asked():
+    """The loop notes which thread ran each piece; TVM alone would use one of two cores."""
+    pieces = te.compute((8,), lambda _: tirx.call_extern("uint64", "pthread_self"), name="pieces")
+    sch = Schedule(IRModule({"pieces": te.create_prim_func([pieces])}))
+    sch.work_on("pieces")
+    sch.parallel(sch.get_loops(sch.get_sblock("pieces"))[0])
+    func = sch.mod["pieces"].with_attr("global_symbol", "pieces")
+    library = tvm.compile(IRModule({"pieces": func}), resolve("llvm").tvm)
+    ran_on = runtime.tensor(np.zeros(8, np.uint64))
+    for count in (2, os.cpu_count() or 2, 2):
+        use_threads(count)
+        library["pieces"](ran_on)
+        assert len(set(ran_on.numpy())) == count
