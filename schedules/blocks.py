@@ -9,15 +9,13 @@ from typing import Any
 from xnortvm._tvm import tirx
 
 ATTRIBUTE = "xnortvm.op"
+FORM, LANES = "xnortvm.form", "xnortvm.lanes"
 
-#: Operators whose blocks are the anchor of a kernel, and the form of their inner loop; None is
-#: the form of the instruction set's popcount.
-ANCHORS: dict[str, str | None] = {
-    "bconv2d": None,
-    "bdense": None,
-    "conv2d": "float",
-    "dense": "float",
-}
+#: Operators whose blocks are the anchor of a kernel.
+ANCHORS = ("bconv2d", "bdense", "conv2d", "dense")
+
+#: Operators in front of an anchor that prepare what it reads, for the whole image.
+PREPARATIONS = ("pad", "rows")
 
 
 @dataclass
@@ -28,12 +26,16 @@ class Kernel:
     ----------
     op : str
         Operator of the anchor.
+    form : str
+        Form of its inner loop: ``"float"``, or that of `xnortvm.ops.dot.form_of`.
+    lanes : int
+        Output channels in one vector of the anchor; 0 is as many as fit.
     anchor : block
         Writes the finished sums of the anchor.
     bytes : block or None
         Writes the sums of one chunk in byte lanes, which ``anchor`` adds up.
-    pads : list of block
-        Spatial padding.
+    before : list of block
+        What prepares the anchor's input: spatial padding, activations spread to table rows.
     inline : list of block
         Elementwise blocks that disappear into their readers.
     keep : list of block
@@ -41,9 +43,11 @@ class Kernel:
     """
 
     op: str
+    form: str
+    lanes: int
     anchor: Any
     bytes: Any = None
-    pads: list[Any] = field(default_factory=list)
+    before: list[Any] = field(default_factory=list)
     inline: list[Any] = field(default_factory=list)
     keep: list[Any] = field(default_factory=list)
 
@@ -73,7 +77,9 @@ def read_kernel(sch: Any) -> Kernel | None:
     root = sch.get_sblock("root")
     blocks = sch.get_child_blocks(root)
     outputs = {str(sch.get(b).name_hint) for b in sch.get_output_blocks(root)}
-    kernel = Kernel(op, next(b for b in blocks if operator(sch, b) == op))
+    anchor = next(b for b in blocks if operator(sch, b) == op)
+    marks = sch.get(anchor).annotations
+    kernel = Kernel(op, str(marks.get(FORM, "float")), int(marks.get(LANES, 0)), anchor)
     packed_from = {
         str(sch.get(producer).name_hint)
         for block in blocks
@@ -87,8 +93,8 @@ def read_kernel(sch: Any) -> Kernel | None:
             behind = True
         elif role == f"{op}.bytes":
             kernel.bytes = block
-        elif role == "pad":
-            kernel.pads.append(block)
+        elif role in PREPARATIONS:
+            kernel.before.append(block)
         elif is_reduction(sch, block) or not behind:
             return None
         elif role == "pack" or name in outputs or name in packed_from:

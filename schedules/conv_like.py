@@ -41,11 +41,12 @@ from __future__ import annotations
 from typing import Any
 
 from xnortvm._tvm import tirx
-from xnortvm.schedules.blocks import ANCHORS, Kernel, is_reduction, operator, read_kernel
+from xnortvm.schedules.blocks import Kernel, is_reduction, operator, read_kernel
 from xnortvm.schedules.isa import Isa
-from xnortvm.schedules.tiling import Tile, choose_tile
+from xnortvm.schedules.tiling import WORD, Tile, choose_tile
 
-WORD = 32
+#: Steps whose activations are spread to table rows together: one word.
+ROWS_OF_A_WORD = 8
 
 
 def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
@@ -57,8 +58,9 @@ def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
     for block in kernel.inline:
         sch.compute_inline(block)
     _inline_whole_chunk(sch, kernel)
-    for block in kernel.pads:
-        _schedule_pad(sch, block)
+    for block in kernel.before:
+        _PREPARE[operator(sch, block)](sch, block)
+    kernel.lanes = kernel.lanes or isa.lanes
     tile, block_channels = _choose(sch, kernel, isa)
     tile_loop = _schedule_anchor(sch, kernel, tile, block_channels, isa, num_threads)
     for block in kernel.keep:
@@ -71,9 +73,7 @@ def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
 
 def _separate_output(sch: Any, kernel: Kernel) -> None:
     """Let an anchor that writes an output accumulate elsewhere."""
-    root = sch.get_sblock("root")
-    outputs = {str(sch.get(b).name_hint) for b in sch.get_output_blocks(root)}
-    if str(sch.get(kernel.anchor).name_hint) in outputs:
+    if _is_output(sch, kernel.anchor):
         kernel.keep.insert(0, kernel.anchor)
         kernel.anchor = sch.cache_write(kernel.anchor, 0, "global")
         kernel.keep[0], kernel.anchor = kernel.anchor, kernel.keep[0]
@@ -94,17 +94,15 @@ def _choose(sch: Any, kernel: Kernel, isa: Isa) -> tuple[Tile, int]:
     """Return the register tile and the channels of one block."""
     spatial = len(sch.get(kernel.anchor).writes[0].source.shape)
     *lead, channels = _extents(sch, kernel.anchor)[:spatial]
-    vectors = channels // isa.lanes
-    packs = any(operator(sch, block) == "pack" for block in kernel.keep)
-    largest = WORD // isa.lanes * (1 if packs else 2)
-    blocks = [size for size in range(1, largest + 1) if vectors % size == 0]
-    if packs and largest in blocks:
-        blocks = [largest]
-    form = ANCHORS[kernel.op] or isa.popcount
-    registers = isa.float_registers if form == "float" else isa.packed_registers
+    vectors = channels // kernel.lanes
+    blocks = [size for size in range(1, vectors + 1) if vectors % size == 0]
+    if any(operator(sch, block) == "pack" for block in kernel.keep):
+        blocks = [size for size in blocks if size * kernel.lanes % WORD == 0] or blocks
     rows = lead[-2] if len(lead) >= 3 else 1
-    tile, block = choose_tile(rows, lead[-1], blocks, isa.lanes, registers, form)
-    return tile, block * isa.lanes
+    tile, block = choose_tile(
+        rows, lead[-1], blocks, kernel.lanes, isa.registers(kernel.form), kernel.form
+    )
+    return tile, block * kernel.lanes
 
 
 def _schedule_anchor(
@@ -117,7 +115,8 @@ def _schedule_anchor(
     *lead, channel = loops[:spatial]
     reduction = loops[spatial:]
     block, outer, inner, lanes = sch.split(
-        channel, [None, block_channels // (tile.vectors * isa.lanes), tile.vectors, isa.lanes]
+        channel,
+        [None, block_channels // (tile.vectors * kernel.lanes), tile.vectors, kernel.lanes],
     )
     column_tile, column = sch.split(lead[-1], [None, tile.columns])
     if len(lead) >= 3:
@@ -137,7 +136,7 @@ def _schedule_anchor(
         own = sch.get_loops(kernel.bytes)[-_axes(sch, kernel.bytes) :]
         chunk = own[spatial + len(reduction) :]
         lanes = own[spatial - 1]
-        inner, lanes = sch.split(lanes, [tile.vectors, isa.lanes])
+        inner, lanes = sch.split(lanes, [tile.vectors, kernel.lanes])
         unrolled = [*own[spatial - 1 - len(pixels) : spatial - 1], inner]
         sch.reorder(*chunk, *unrolled, lanes)
         _finish_reduction(sch, kernel.bytes, chunk, unrolled, lanes)
@@ -170,22 +169,45 @@ def _packs_whole_words(sch: Any, block: Any, block_channels: int) -> bool:
     if role != "pack":
         return True
     sources = [operator(sch, producer) for producer in sch.get_producers(block)]
-    return block_channels == WORD and "pack_pad" not in sources
+    return block_channels % WORD == 0 and "pack_pad" not in sources
 
 
 def _schedule_output(sch: Any, block: Any, tile_loop: Any, isa: Isa) -> None:
-    """Compute a block of the epilogue for the pixels of one tile."""
+    """Compute a block of the epilogue for the pixels of one tile.
+
+    What is only packed is computed a word at a time, so it stays in registers.
+    """
     sch.reverse_compute_at(block, tile_loop, preserve_unit_loops=True)
-    if operator(sch, block) != "pack":
-        _, lanes = sch.split(sch.get_loops(block)[-1], [None, isa.lanes])
-        sch.vectorize(lanes)
+    if operator(sch, block) == "pack":
+        (packed,) = sch.get_producers(block)
+        if not _is_output(sch, packed) and len(sch.get_consumers(packed)) == 1:
+            sch.compute_at(packed, sch.get_loops(block)[-1], preserve_unit_loops=True)
+            _vectorize(sch, packed, isa)
+    elif _is_output(sch, block) or len(sch.get_consumers(block)) > 1:
+        _vectorize(sch, block, isa)
+
+
+def _vectorize(sch: Any, block: Any, isa: Isa) -> None:
+    _, lanes = sch.split(sch.get_loops(block)[-1], [None, isa.lanes])
+    sch.vectorize(lanes)
+
+
+def _is_output(sch: Any, block: Any) -> bool:
+    outputs = sch.get_output_blocks(sch.get_sblock("root"))
+    return str(sch.get(block).name_hint) in {str(sch.get(output).name_hint) for output in outputs}
 
 
 def _schedule_alone(sch: Any, block: Any, isa: Isa) -> None:
     """Compute a block of the epilogue after all tiles."""
     if operator(sch, block) != "pack":
-        _, lanes = sch.split(sch.get_loops(block)[-1], [None, isa.lanes])
-        sch.vectorize(lanes)
+        _vectorize(sch, block, isa)
+
+
+def _schedule_rows(sch: Any, block: Any) -> None:
+    """Spread the bits of a word in one go."""
+    loop = sch.get_loops(block)[-1]
+    if int(sch.get(loop).extent) % ROWS_OF_A_WORD == 0:
+        sch.vectorize(sch.split(loop, [None, ROWS_OF_A_WORD])[-1])
 
 
 def _schedule_pad(sch: Any, block: Any) -> None:
@@ -194,3 +216,6 @@ def _schedule_pad(sch: Any, block: Any) -> None:
     if isinstance(otherwise, tirx.IntImm | tirx.FloatImm):
         sch.decompose_padding(block, sch.get_loops(block)[0])
         sch.fuse(*sch.get_loops(block)[-2:])
+
+
+_PREPARE = {"pad": _schedule_pad, "rows": _schedule_rows}

@@ -31,6 +31,9 @@ class Isa:
         lanes for at most 31 words and then widened.
     sum_bytes : str
         How byte lanes are widened, see `xnortvm.ops.intrinsics.sum_bytes`.
+    table : str
+        How popcounts are looked up where several pixels share the weights, see
+        `xnortvm.ops.intrinsics.table_popcount`; "" where counting is faster.
     pack : str
         How signs become bits, see `xnortvm.ops.intrinsics.pack_word`.
     packed_registers : int
@@ -48,10 +51,15 @@ class Isa:
     vector_registers: int
     popcount: str
     sum_bytes: str
+    table: str
     pack: str
     packed_registers: int
     float_registers: int
     float_columns: int
+
+    def registers(self, form: str) -> int:
+        """Return how many registers the accumulators and weights of a kernel may take."""
+        return self.float_registers if form == "float" else self.packed_registers
 
     @property
     def lanes(self) -> int:
@@ -62,14 +70,14 @@ class Isa:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vpopcntdq", 512, 32, "word", "shifts", "movmsk8", 20, 31, 1),
-        Isa("avx512bw", 512, 32, "byte", "maddubs", "movmsk8", 20, 31, 1),
-        Isa("avx2", 256, 16, "byte", "maddubs", "movmsk8", 12, 10, 4),
-        Isa("sse4", 128, 16, "byte", "maddubs", "movmsk4", 12, 10, 4),
-        Isa("sse2", 128, 16, "byte", "shifts", "movmsk4", 8, 10, 4),
-        Isa("neon", 128, 32, "byte", "uaddlp", "reduce4", 24, 31, 1),
-        Isa("neon32", 128, 16, "byte", "shifts", "reduce4", 10, 10, 4),
-        Isa("generic", 128, 16, "byte", "shifts", "reduce4", 10, 10, 4),
+        Isa("avx512vpopcntdq", 512, 32, "word", "shifts", "", "movmsk8", 20, 31, 1),
+        Isa("avx512bw", 512, 32, "byte", "maddubs", "pshufb", "movmsk8", 20, 31, 1),
+        Isa("avx2", 256, 16, "byte", "maddubs", "pshufb", "movmsk8", 12, 10, 4),
+        Isa("sse4", 128, 16, "byte", "maddubs", "pshufb", "movmsk4", 12, 10, 4),
+        Isa("sse2", 128, 16, "byte", "shifts", "", "movmsk4", 8, 10, 4),
+        Isa("neon", 128, 32, "byte", "uaddlp", "", "reduce4", 24, 31, 1),
+        Isa("neon32", 128, 16, "byte", "shifts", "", "reduce4", 10, 10, 4),
+        Isa("generic", 128, 16, "byte", "shifts", "", "reduce4", 10, 10, 4),
     )
 }
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 #: Arrays of a tile stay on the stack while they are smaller than this many bytes.
 STACK_BYTES = 1024
 
-#: A map is computed in blocks of at most so many output channels; single pixels in larger ones.
+#: Bits of a packed word.
 WORD = 32
 
 
@@ -46,6 +46,11 @@ class Costs:
         Loop overhead per step.
     chains : int
         Accumulators needed to hide the latency of the accumulating instruction.
+    block : int
+        A map is computed in blocks of at most so many output channels, or of one vector; single
+        pixels in blocks of two words.
+    bytes : int
+        Bytes of a finished sum on the stack.
     folds : bool
         Whether a broadcast activation that a single vector reads is an operand of the instruction
         (``vpxord {1to16}``) instead of a load of its own.
@@ -55,6 +60,8 @@ class Costs:
     load: float
     step: float
     chains: int
+    block: int = WORD
+    bytes: int = 4
     folds: bool = False
 
     def of(self, tile: Tile) -> float:
@@ -70,6 +77,7 @@ class Costs:
 COSTS = {
     "byte": Costs(operation=8.0, load=0.5, step=1.0, chains=1),
     "word": Costs(operation=3.0, load=0.5, step=1.0, chains=2, folds=True),
+    "table": Costs(operation=2.0, load=0.7, step=1.0, chains=6, block=2 * WORD, bytes=2),
     "float": Costs(operation=1.0, load=0.4, step=0.3, chains=8),
 }
 
@@ -119,10 +127,11 @@ def choose_tile(
     (Tile(rows=1, columns=2, vectors=4), 4)
     """
     costs = COSTS[form]
-    mapped = rows * columns > 1
+    largest = costs.block if rows * columns > 1 else 2 * WORD
+    vectors = [block for block in vectors if block * lanes <= max(largest, lanes)]
     fitting = [
         (tile, block)
         for tile, block in tiles(rows, columns, vectors, registers)
-        if tile.pixels * block * lanes * 4 < STACK_BYTES and not (mapped and block * lanes > WORD)
+        if tile.pixels * block * lanes * costs.bytes < STACK_BYTES
     ]
     return min(fitting, key=lambda found: (costs.of(found[0]), -found[1], -found[0].columns))

@@ -21,8 +21,8 @@ from xnortvm._tvm import ir, runtime, te, tvm
 from xnortvm.errors import VerificationError
 from xnortvm.ops import reference
 from xnortvm.ops.bconv2d import bconv2d_te
-from xnortvm.ops.bdense import bdense_te
-from xnortvm.ops.channels import blocked_weight
+from xnortvm.ops.bdense import bdense_te, dense_form
+from xnortvm.ops.dot import form_of, kernel_weights
 from xnortvm.schedules import isa_of, schedule_function
 from xnortvm.schedules.isa import Isa
 from xnortvm.target import Target, resolve
@@ -83,10 +83,10 @@ def _kernel(layer: Layer, isa: Isa) -> _Kernel:
         a = ops.pack(rng.random((1, layer.channels)) < 0.5)
         w = ops.pack(rng.random((layer.outputs, layer.channels)) < 0.5)
         acc = reference.bdense(a, w, channels=layer.channels)
-        inputs = [a, blocked_weight(w, isa.lanes), scale]
-        pa, pw, ps = _placeholders(inputs)
+        inputs = [a, *kernel_weights(w, layer.channels, dense_form(isa, layer.outputs)), scale]
+        pa, *pw, ps = _placeholders(inputs)
         out = bdense_te(pa, pw, outputs=layer.outputs, channels=layer.channels, isa=isa)
-        func = te.create_prim_func([pa, pw, ps, _scaled(out, ps)])
+        func = te.create_prim_func([pa, *pw, ps, _scaled(out, ps)])
         return _Kernel(func, inputs, acc * scale, layer.channels * layer.outputs)
     size, kernel = (layer.size, layer.size), (layer.kernel, layer.kernel)
     pad = layer.kernel // 2
@@ -100,8 +100,9 @@ def _kernel(layer: Layer, isa: Isa) -> _Kernel:
     w = ops.pack(signs < 0)
     base = ops.border_base(signs, size, **geometry, pad_value=0)
     acc = reference.bconv2d(a, w, channels=layer.channels, **geometry)
-    inputs = [a, blocked_weight(w, isa.lanes), base, scale]
-    pa, pw, pb, ps = _placeholders(inputs)
+    form = form_of(isa, layer.outputs, 1, acc.shape[1] * acc.shape[2])
+    inputs = [a, *kernel_weights(w, layer.channels, form), base, scale]
+    pa, *pw, pb, ps = _placeholders(inputs)
     out = bconv2d_te(
         pa,
         pw,
@@ -114,7 +115,7 @@ def _kernel(layer: Layer, isa: Isa) -> _Kernel:
         isa=isa,
         **geometry,
     )
-    func = te.create_prim_func([pa, pw, pb, ps, _scaled(out, ps)])
+    func = te.create_prim_func([pa, *pw, pb, ps, _scaled(out, ps)])
     return _Kernel(func, inputs, acc * scale, acc.size * signs[0].size)
 
 

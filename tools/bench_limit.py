@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from xnortvm._tvm import IRModule, Schedule, ir, runtime, te, tvm
-from xnortvm.ops.dot import differing_bits
+from xnortvm.ops.dot import differing, differing_bits, form_of
 from xnortvm.schedules.isa import Isa
 from xnortvm.target import Target
 
@@ -24,10 +24,12 @@ def _register_loop(isa: Isa) -> Any:
     x = te.placeholder((ROUNDS, CHAINS, isa.lanes), "uint32", name="x")
     w = te.placeholder((WORDS, isa.lanes), "uint32", name="w")
 
-    def xor(index: Sequence[Any], at: Sequence[Any]) -> Any:
-        return x(*index) ^ w[at[0], index[2]]
+    form = form_of(isa, isa.lanes, groups=1, pixels=1)
 
-    total = differing_bits((ROUNDS, CHAINS, isa.lanes), (WORDS,), xor, isa, "limit")
+    def step(index: Sequence[Any], at: Sequence[Any]) -> Any:
+        return differing([w], form, isa, x(*index), w[at[0], index[2]], index[2])
+
+    total = differing_bits((ROUNDS, CHAINS, isa.lanes), (WORDS,), step, form, isa, "limit")
     sch = Schedule(IRModule({"main": te.create_prim_func([x, w, total])}))
     count = sch.get_sblock("count")
     rounds, chain, lane, outer = sch.get_loops(count)

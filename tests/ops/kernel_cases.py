@@ -14,11 +14,12 @@ import tvm
 from xnortvm import ops
 from xnortvm.ops import reference
 from xnortvm.ops.bconv2d import bconv2d_te
-from xnortvm.ops.bdense import bdense_te
+from xnortvm.ops.bdense import bdense_te, dense_form
 from xnortvm.ops.bitpack import bitpack_te, threshold_pack_te
 from xnortvm.ops.channels import blocked_weight
 from xnortvm.ops.conv2d import conv2d_te
 from xnortvm.ops.dense import dense_te
+from xnortvm.ops.dot import form_of, kernel_weights
 from xnortvm.schedules.isa import Isa
 
 te = tvm.te
@@ -153,7 +154,8 @@ def bconv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int 
     signs = rng.choice(np.array([-1, 1], np.int8), (conv.outputs, *conv.kernel, per_group))
     w = ops.pack(signs < 0)
     base = ops.border_base(signs, conv.size, **conv.geometry, pad_value=conv.pad_value)
-    blocked = blocked_weight(w, isa.lanes)
+    form = form_of(isa, conv.outputs, conv.groups, conv.map[0] * conv.map[1])
+    weights = kernel_weights(w, per_group, form)
     expected = reference.bconv2d(
         a,
         w,
@@ -162,7 +164,8 @@ def bconv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int 
         pad_value=conv.pad_value,
         **conv.geometry,
     )
-    pa, pw, pb = _placeholder("a", a), _placeholder("w", blocked), _placeholder("base", base)
+    pa, pb = _placeholder("a", a), _placeholder("base", base)
+    pw = [_placeholder(f"w{i}", array) for i, array in enumerate(weights)]
     acc = bconv2d_te(
         pa,
         pw,
@@ -176,8 +179,8 @@ def bconv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int 
         **conv.geometry,
     )
     more, results, arrays, wanted = _epilogue(epilogue, acc, expected, rng, isa)
-    func = te.create_prim_func([pa, pw, pb, *more, *results])
-    return Case(f"{conv} {epilogue}", func, [a, blocked, base, *arrays], wanted)
+    func = te.create_prim_func([pa, *pw, pb, *more, *results])
+    return Case(f"{conv} {epilogue}", func, [a, *weights, base, *arrays], wanted)
 
 
 def bdense_case(
@@ -187,14 +190,15 @@ def bdense_case(
     rng = np.random.default_rng(rows + channels + outputs)
     a = ops.pack(rng.random((rows, channels)) < 0.5)
     w = ops.pack(rng.random((outputs, channels)) < 0.5)
-    blocked = blocked_weight(w, isa.lanes)
-    pa, pw = _placeholder("a", a), _placeholder("w", blocked)
+    weights = kernel_weights(w, channels, dense_form(isa, outputs))
+    pa = _placeholder("a", a)
+    pw = [_placeholder(f"w{i}", array) for i, array in enumerate(weights)]
     acc = bdense_te(pa, pw, outputs=outputs, channels=channels, isa=isa)
     expected = reference.bdense(a, w, channels=channels)
     more, results, arrays, wanted = _epilogue(epilogue, acc, expected, rng, isa)
-    func = te.create_prim_func([pa, pw, *more, *results])
+    func = te.create_prim_func([pa, *pw, *more, *results])
     name = f"bdense {rows}x{channels}x{outputs} {epilogue}"
-    return Case(name, func, [a, blocked, *arrays], wanted)
+    return Case(name, func, [a, *weights, *arrays], wanted)
 
 
 def conv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int = 0) -> Case:

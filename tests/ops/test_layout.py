@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as npst
 from xnortvm import ops
 from xnortvm.ops import reference
 from xnortvm.ops.channels import blocked_weight, padded_vectors
-from xnortvm.ops.dot import split_reduction
+from xnortvm.ops.dot import MAX_LOOKUPS, NIBBLE, Form, kernel_weights, split_reduction
 from xnortvm.ops.intrinsics import MAX_BYTE_WORDS
 
 bits = npst.arrays(bool, st.tuples(st.integers(1, 3), st.integers(1, 100)))
@@ -61,11 +61,30 @@ def test_blocked_weights_keep_every_channel(outputs: int, lanes: int) -> None:
     assert not flat[outputs:].any()
 
 
-@given(st.lists(st.integers(1, 70), min_size=1, max_size=3))
-def test_chunks_cover_the_reduction_and_fit_a_byte(extents: list[int]) -> None:
-    split = split_reduction(extents)
-    assert [chunks * words for chunks, words in split] == extents
-    assert np.prod([words for _, words in split]) <= MAX_BYTE_WORDS
+@given(
+    st.lists(st.integers(1, 70), min_size=1, max_size=3),
+    st.sampled_from([MAX_BYTE_WORDS, MAX_LOOKUPS]),
+)
+def test_chunks_cover_the_reduction_and_fit_a_byte(extents: list[int], limit: int) -> None:
+    split = split_reduction(extents, limit)
+    assert [chunks * steps for chunks, steps in split] == extents
+    assert np.prod([steps for _, steps in split]) <= limit
+
+
+@pytest.mark.parametrize("lanes", [16, 32, 64])
+def test_table_rows_hold_the_popcounts_of_four_bits(lanes: int) -> None:
+    """Looked up as vpshufb does, within 16 bytes, activations and weights give their dot product."""
+    rng = np.random.default_rng(lanes)
+    a, w = rng.random(37) < 0.5, rng.random((lanes, 37)) < 0.5
+    form = Form("table", lanes, NIBBLE, MAX_LOOKUPS)
+    weights, table = kernel_weights(ops.pack(w), 37, form)
+    assert weights.shape == (1, 10, lanes)
+    assert weights.dtype == table.dtype == np.uint8
+    codes = np.packbits(np.resize(a, 40) & (np.arange(40) < 37), bitorder="little")
+    nibbles = np.stack([codes & 15, codes >> 4], axis=-1).reshape(-1)
+    rows = table.reshape(16, lanes)[nibbles]
+    looked_up = np.take_along_axis(rows, weights[0] + np.arange(lanes) // 16 * 16, axis=-1)
+    np.testing.assert_array_equal(looked_up.sum(axis=0), (a ^ w).sum(axis=1))
 
 
 geometry = st.fixed_dictionaries(

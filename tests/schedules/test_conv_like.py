@@ -32,9 +32,10 @@ SSE2_TARGET = {"kind": "llvm", "mcpu": "x86-64"}
 #: Instruction set → target that runs it here. Byte sums by shifts need no AVX512BW.
 TILINGS = {
     "avx2": (ISAS["avx2"], HOST),
+    "sse4": (ISAS["sse4"], HOST),
     "sse2": (ISAS["sse2"], SSE2_TARGET),
     "avx512vpopcntdq": (ISAS["avx512vpopcntdq"], HOST),
-    "avx512bw": (replace(ISAS["avx512bw"], sum_bytes="shifts"), HOST),
+    "avx512bw": (replace(ISAS["avx512bw"], sum_bytes="shifts", table="portable"), HOST),
     "generic": (ISAS["generic"], SSE2_TARGET),
 }
 

@@ -25,11 +25,11 @@ def test_a_tile_divides_the_map_and_fits(
 ) -> None:
     isa = ISAS[name]
     blocks = [1, *(block for block in blocks if block * isa.lanes <= 64)]
-    registers = isa.float_registers if form == "float" else isa.packed_registers
+    registers = isa.registers(form)
     tile, block = choose_tile(rows, columns, blocks, isa.lanes, registers, form)
     assert rows % tile.rows == columns % tile.columns == block % tile.vectors == 0
     assert tile.accumulators <= registers
-    assert tile.pixels * block * isa.lanes * 4 < STACK_BYTES
+    assert tile.pixels * block * isa.lanes * COSTS[form].bytes < STACK_BYTES
 
 
 @pytest.mark.parametrize("size", [56, 28, 14, 7, 13, 17])

@@ -12,11 +12,12 @@ them, from a table with one entry per border class of rows and of columns:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from xnortvm._tvm import TensorType, relax, te, tirx
-from xnortvm.ops.channels import blocked_weight, group_of, lane_of
-from xnortvm.ops.dot import differing_bits
+from xnortvm.ops.channels import group_of, lane_of
+from xnortvm.ops.dot import differing, differing_bits, form_of, kernel_weights, spread
 from xnortvm.ops.layout import (
     BorderClasses,
     border_classes,
@@ -122,7 +123,7 @@ def _class_index(position: Any, classes: BorderClasses) -> Any:
 
 def bconv2d_te(
     a: Any,
-    w: Any,
+    weights: Sequence[Any],
     base: Any,
     *,
     outputs: int,
@@ -135,7 +136,7 @@ def bconv2d_te(
     pad_value: int,
     isa: Isa,
 ) -> Any:
-    """Return the tensor expression; ``w`` is blocked by `blocked_weight`."""
+    """Return the tensor expression; ``weights`` are made by `kernel_weights`."""
     images, height, width, _ = (int(dim) for dim in a.shape)
     top, left, bottom, right = padding
     rows = border_classes(height, kernel[0], strides[0], top, bottom, dilation[0])
@@ -151,25 +152,28 @@ def bconv2d_te(
             return full
         return tirx.Select(tirx.floormod(c, per_group) == per_group - 1, last, full)
 
-    padded = int(w.shape[0]) * isa.lanes
-    x = pad_image(a, padding, padding_word)
+    w, *_ = weights
+    form = form_of(isa, outputs, groups, rows.size * columns.size)
+    padded, steps = int(w.shape[0]) * form.lanes, form.steps(channels // groups)
+    x = spread(pad_image(a, padding, padding_word), channels // groups, groups, form)
 
-    def xor(index: Sequence[Any], at: Sequence[Any]) -> Any:
+    def step(index: Sequence[Any], at: Sequence[Any]) -> Any:
         n, y, i, o = index
-        ky, kx, word = at
+        ky, kx, c = at
         activation = x[
             n,
             y * strides[0] + ky * dilation[0],
             i * strides[1] + kx * dilation[1],
-            group_of(o, outputs, groups, padded) * per_group + word,
+            group_of(o, outputs, groups, padded) * steps + c,
         ]
-        block, lane = lane_of(o, isa.lanes)
-        return activation ^ w[block, ky, kx, word, lane]
+        block, lane = lane_of(o, form.lanes)
+        return differing(weights, form, isa, activation, w[block, ky, kx, c, lane], lane)
 
     count = differing_bits(
         (images, rows.size, columns.size, padded),
-        (kernel[0], kernel[1], per_group),
-        xor,
+        (kernel[0], kernel[1], steps),
+        step,
+        form,
         isa,
         "bconv2d",
     )
@@ -190,19 +194,20 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
     packed = constant_value(call.args[1])
     if packed is None:
         raise ValueError("the weights of bconv2d must be a constant")
-    groups = int(call.attrs["groups"])
+    groups, channels = int(call.attrs["groups"]), int(call.attrs["channels"])
+    form = form_of(isa, packed.shape[0], groups, prod(_sizes(call)))
 
     def integers(name: str) -> tuple[int, ...]:
         return tuple(int(value) for value in call.attrs[name])
 
-    def compute(a: Any, w: Any, base: Any) -> Any:
+    def compute(a: Any, base: Any, *weights: Any) -> Any:
         return bconv2d_te(
             a,
-            w,
+            weights,
             base,
             outputs=packed.shape[0],
             kernel=(packed.shape[1], packed.shape[2]),
-            channels=int(call.attrs["channels"]),
+            channels=channels,
             strides=integers("strides"),  # type: ignore[arg-type]
             padding=integers("padding"),  # type: ignore[arg-type]
             dilation=integers("dilation"),  # type: ignore[arg-type]
@@ -211,7 +216,7 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
             isa=isa,
         )
 
-    weight = relax.const(blocked_weight(packed, isa.lanes))
+    weights = map(relax.const, kernel_weights(packed, channels // groups, form))
     return bb.call_te(
-        compute, call.args[0], weight, call.args[2], primfunc_name_hint="xnortvm_bconv2d"
+        compute, call.args[0], call.args[2], *weights, primfunc_name_hint="xnortvm_bconv2d"
     )

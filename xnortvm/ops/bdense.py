@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from xnortvm._tvm import TensorType, relax, te, tirx
-from xnortvm.ops.channels import blocked_weight, lane_of
-from xnortvm.ops.dot import differing_bits
+from xnortvm.ops.channels import lane_of
+from xnortvm.ops.dot import Form, differing, differing_bits, form_of, kernel_weights
 from xnortvm.ops.layout import words
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
 
@@ -50,16 +50,22 @@ def bdense(a: Any, w: Any, *, channels: int, layer: str = "") -> Any:
     return make_call(NAME, [a, w], channels=int(channels), layer=layer)
 
 
-def bdense_te(a: Any, w: Any, *, outputs: int, channels: int, isa: Isa) -> Any:
-    """Return the tensor expression; ``w`` is blocked by `blocked_weight`."""
-    rows = int(a.shape[0])
+def dense_form(isa: Isa, outputs: int) -> Form:
+    """Return how a dense layer counts; rows share no vectors of weights."""
+    return form_of(isa, outputs, groups=1, pixels=1)
 
-    def xor(index: Sequence[Any], at: Sequence[Any]) -> Any:
-        block, lane = lane_of(index[1], isa.lanes)
-        return a[index[0], at[0]] ^ w[block, at[0], lane]
 
-    padded = int(w.shape[0]) * isa.lanes
-    count = differing_bits((rows, padded), (words(channels),), xor, isa, "bdense")
+def bdense_te(a: Any, weights: Sequence[Any], *, outputs: int, channels: int, isa: Isa) -> Any:
+    """Return the tensor expression; ``weights`` are made by `kernel_weights`."""
+    rows, (w, *_) = int(a.shape[0]), weights
+    form = dense_form(isa, outputs)
+
+    def step(index: Sequence[Any], at: Sequence[Any]) -> Any:
+        block, lane = lane_of(index[1], form.lanes)
+        return differing(weights, form, isa, a[index[0], at[0]], w[block, at[0], lane], lane)
+
+    padded = int(w.shape[0]) * form.lanes
+    count = differing_bits((rows, padded), (form.steps(channels),), step, form, isa, "bdense")
 
     def accumulator(m: Any, o: Any) -> Any:
         differing = count[m, o].astype("int32")
@@ -74,9 +80,10 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
     if packed is None:
         raise ValueError("the weights of bdense must be a constant")
     channels = int(call.attrs["channels"])
+    weights = kernel_weights(packed, channels, dense_form(isa, packed.shape[0]))
     return bb.call_te(
-        lambda a, w: bdense_te(a, w, outputs=packed.shape[0], channels=channels, isa=isa),
+        lambda a, *w: bdense_te(a, w, outputs=packed.shape[0], channels=channels, isa=isa),
         call.args[0],
-        relax.const(blocked_weight(packed, isa.lanes)),
+        *map(relax.const, weights),
         primfunc_name_hint="xnortvm_bdense",
     )

@@ -43,6 +43,52 @@ def popcount_bytes(value: Any) -> Any:
     return tirx.call_intrin("uint32", ir.Op.get("tirx.xnortvm_popcount_bytes"), value)
 
 
+_PSHUFB = {
+    16: "llvm.x86.ssse3.pshuf.b.128",
+    32: "llvm.x86.avx2.pshuf.b",
+    64: "llvm.x86.avx512.pshuf.b.512",
+}
+
+
+def _look_up(flavour: str, scale: int) -> Callable[[Any], Any]:
+    def lower(call: Any) -> Any:
+        row, w, code = call.args
+        lanes = _lanes(w)
+        if flavour != "pshufb" or lanes not in _PSHUFB:
+            return tirx.popcount(tirx.truncdiv(code, _splat(scale, "uint8", lanes)) ^ w)
+        kind = f"int8x{lanes}"
+        row, w = (tirx.reinterpret(kind, value) for value in (row, w))
+        looked_up = tirx.call_llvm_pure_intrin(kind, _PSHUFB[lanes], row, w)
+        return tirx.reinterpret(f"uint8x{lanes}", looked_up)
+
+    return lower
+
+
+for _flavour in ("pshufb", "portable"):
+    for _scale in (2, 4, 8):
+        _name = f"tirx.xnortvm_table_{_flavour}_{_scale}"
+        register_tir_op(_name, _look_up(_flavour, _scale), vectorizable=True)
+
+
+def table_popcount(row: Any, w: Any, code: Any, *, scale: int, flavour: str) -> Any:
+    """Return popcount(a xor w) of two nibbles, looked up.
+
+    Parameters
+    ----------
+    row : uint8 load
+        Row a of the table; vectors are looked up in it.
+    w : uint8 expression
+        0 … 15.
+    code : uint8 expression
+        a times ``scale``; computed with where nothing can be looked up.
+    scale : {2, 4, 8}
+    flavour : str
+        ``"pshufb"`` (x86 with vectors of the table's lanes) or ``"portable"``.
+    """
+    op = ir.Op.get(f"tirx.xnortvm_table_{flavour}_{scale}")
+    return tirx.call_intrin("uint8", op, row, w, code)
+
+
 def _sum_by_shifts(value: Any, lanes: int) -> Any:
     mask, word = _splat(0x00FF00FF, "uint32", lanes), _splat(0xFFFF, "uint32", lanes)
     halves = (value & mask) + ((value >> _splat(8, "uint32", lanes)) & mask)
