@@ -73,7 +73,7 @@ def test_chunks_cover_the_reduction_and_fit_a_byte(extents: list[int], limit: in
 
 @pytest.mark.parametrize("lanes", [16, 32, 64])
 def test_table_rows_hold_the_popcounts_of_four_bits(lanes: int) -> None:
-    """Looked up as vpshufb does, within 16 bytes, activations and weights give their dot product."""
+    """Looked up as vpshufb does, within 16 bytes, they add up to the differing bits."""
     rng = np.random.default_rng(lanes)
     a, w = rng.random(37) < 0.5, rng.random((lanes, 37)) < 0.5
     form = Form("table", lanes, NIBBLE, MAX_LOOKUPS)
