@@ -97,7 +97,7 @@ def _nested(sch: Any, isa: Isa, num_threads: int) -> None:
     for block in _blocks(sch):
         if _name(sch, block) in names:
             continue
-        if groups and _shared_axes(sch, groups[-1][0], block):
+        if groups and _follows(sch, groups[-1], block, names):
             groups[-1].append(block)
         else:
             groups.append([block])
@@ -174,6 +174,13 @@ def _feeds_pack(sch: Any, block: Any) -> bool:
         and _name(sch, block) not in _outputs(sch)
         and all(operator(sch, reader) == "pack" for reader in readers)
     )
+
+
+def _follows(sch: Any, group: Sequence[Any], block: Any, feeders: set[str]) -> bool:
+    """Whether a block can be computed in the nest of a group: rows and all it reads are there."""
+    here = {_name(sch, member) for member in group} | feeders
+    read = {_name(sch, producer) for producer in sch.get_producers(block)}
+    return read <= here and _shared_axes(sch, group[0], block) > 0
 
 
 def _shared_axes(sch: Any, first: Any, block: Any) -> int:

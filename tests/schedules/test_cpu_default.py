@@ -118,7 +118,7 @@ KERNELS: dict[str, Callable[[], Any]] = {
         [(1, 20, 20, 3), (1, 1, 1, 3)], lambda x, b: op.nn.relu(op.add(x, b))
     ),
     "flat-odd": lambda: _fused([(7, 143)], lambda x: op.nn.relu(op.add(x, x))),
-    "flat-even": lambda: _fused([(3, 7, 33, 8)], lambda x: op.nn.relu(op.add(x, x))),
+    "flat-even": lambda: _fused([(3, 8, 33, 8)], lambda x: op.nn.relu(op.add(x, x))),
     "scalar": lambda: _fused([()], lambda x: op.add(x, x)),
     "max-pool": lambda: _pool((1, 12, 12, 64), "max", 3, 2, 1),
     "max-pool-33-channels": lambda: _pool((2, 11, 11, 33), "max", 3, 2, 1),
