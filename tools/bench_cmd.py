@@ -150,7 +150,7 @@ def _inputs(compiled: CompiledModel, source: model_arg.Source | None) -> list[An
         return [value.numpy() for value in source.example_inputs]
     random = np.random.default_rng(0)
     return [
-        np.asarray(random.standard_normal(spec.shape)).astype(spec.dtype)
+        np.asarray(random.standard_normal(spec.of_batch(1))).astype(spec.dtype)
         for spec in compiled.inputs
     ]
 

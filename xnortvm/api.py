@@ -11,6 +11,7 @@ from xnortvm import pipeline
 from xnortvm._tvm import IRModule
 from xnortvm.errors import ModelError
 from xnortvm.frontend import Imported, import_model
+from xnortvm.frontend.batch import one_sample
 from xnortvm.patterns import ZeroPolicy
 from xnortvm.report import Report
 from xnortvm.runtime.build import build
@@ -32,6 +33,8 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     *,
     target: Any = "llvm",
     example_inputs: Any = None,
+    dynamic_batch: bool = False,
+    dynamic_shapes: Any = None,
     num_threads: int | None = None,
     sign_zero: str | None = None,
     verify: bool | Sequence[Any] = False,
@@ -48,6 +51,12 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
         ``"cuda -arch=sm_90"``, or a preset such as ``"rpi4"`` (`xnortvm.targets`).
     example_inputs : tensor, or tuple of tensors
         Positional arguments of the model; they fix its input shapes.
+    dynamic_batch : bool
+        Dimension 0 of the inputs may have any extent at each call; `example_inputs` still give the
+        other ones. Models exported with a dynamic batch have one without asking.
+    dynamic_shapes : dict or tuple, optional
+        For a ``torch.nn.Module``, what ``torch.export.export`` takes under this name, such as
+        ``{"x": {0: torch.export.Dim("batch", max=64)}}``. Only dimension 0 may be dynamic.
     num_threads : int, optional
         CPU threads that a call may use; 1 unless given here or in the target.
     sign_zero : {None, "+1"}
@@ -90,12 +99,15 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     (1, 8)
     """
     resolved = resolve(target, num_threads=num_threads)
-    imported = import_model(model, example_inputs)
+    imported = _read(model, example_inputs, dynamic_batch, dynamic_shapes)
     report = _report(resolved)
     graph = pipeline.run(imported.mod, pipeline.graph_phases(report, _policy(sign_zero)), dump_dir)
     kernels = pipeline.run(graph, pipeline.kernel_phases(resolved), dump_dir)
     add_kernels(report, kernels)
     report.bytes_activations = planned_activations(kernels)
+    if imported.batch is not None:
+        report.notes.append(f"any {imported.batch}; sizes and MACs are those of one sample")
+    kernels = pipeline.run(kernels, pipeline.batch_phases(imported.batch), dump_dir)
     built = build(kernels, resolved)
     compiled = CompiledModel.from_built(built, report)
     log.info("%s: %s", resolved.name, report.summary())
@@ -110,13 +122,15 @@ def explain(
     *,
     target: Any = "llvm",
     example_inputs: Any = None,
+    dynamic_batch: bool = False,
+    dynamic_shapes: Any = None,
     sign_zero: str | None = None,
 ) -> Report:
     """Say what would become binary and why the rest would not, without compiling.
 
     Parameters
     ----------
-    model, target, example_inputs, sign_zero
+    model, target, example_inputs, dynamic_batch, dynamic_shapes, sign_zero
         As in `compile`.
 
     Returns
@@ -124,7 +138,7 @@ def explain(
     Report
     """
     resolved = resolve(target)
-    imported = import_model(model, example_inputs)
+    imported = _read(model, example_inputs, dynamic_batch, dynamic_shapes)
     report = _report(resolved)
     pipeline.run(imported.mod, pipeline.graph_phases(report, _policy(sign_zero)))
     return report
@@ -132,8 +146,19 @@ def explain(
 
 def lower(model: Any, *, example_inputs: Any = None, sign_zero: str | None = None) -> IRModule:
     """Return the Relax module after every target-independent phase, for looking at it."""
-    imported = import_model(model, example_inputs)
+    imported = _read(model, example_inputs)
     return pipeline.run(imported.mod, pipeline.graph_phases(Report(), _policy(sign_zero)))
+
+
+def _read(
+    model: Any, example_inputs: Any, dynamic_batch: bool = False, dynamic_shapes: Any = None
+) -> Imported:
+    """Import a model; one with a dynamic batch is reduced to what happens to one sample."""
+    return one_sample(
+        import_model(
+            model, example_inputs, dynamic_batch=dynamic_batch, dynamic_shapes=dynamic_shapes
+        )
+    )
 
 
 def _report(target: Target) -> Report:
@@ -162,4 +187,9 @@ def _verify_inputs(imported: Imported, inputs: Any) -> list[Any]:
             f"verify needs one array for each of the {len(imported.input_names)} inputs "
             f"({', '.join(imported.input_names)}); pass example_inputs or verify=(array, ...)"
         )
-    return arrays
+    if imported.batch is None:
+        return arrays
+    return [  # the kernels of one sample are what the batch repeats
+        array[:1] if str(param.name) in imported.batch.inputs else array
+        for param, array in zip(imported.mod["main"].params, arrays, strict=True)
+    ]

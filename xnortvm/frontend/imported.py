@@ -5,9 +5,52 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 Kind = Literal["torch", "exported", "onnx", "relax"]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A number of samples that is not known before the call.
+
+    Parameters
+    ----------
+    name : str
+        The dimension's name in the user's model.
+    low, high : int, int or None
+        The range that the model allows; None is no limit.
+    inputs : frozenset of str
+        The parameters of ``main`` whose dimension 0 it is; the others are the same for all samples.
+    """
+
+    name: str
+    low: int
+    high: int | None
+    inputs: frozenset[str]
+
+    def __str__(self) -> str:
+        """Return "batch from 1 to 64" and the like."""
+        return f"{self.name} from {self.low}" + (f" to {self.high}" if self.high else " up")
+
+
+class Dynamic(NamedTuple):
+    """Which dimensions of a module's inputs are to be dynamic.
+
+    Parameters
+    ----------
+    batch : bool
+        Dimension 0 of every input.
+    shapes : nested dict, list and tuple, optional
+        The argument ``dynamic_shapes`` of ``torch.export.export``.
+    """
+
+    batch: bool = False
+    shapes: Any = None
+
+
+STATIC = Dynamic()
+"""Every dimension as in the examples."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +74,9 @@ class Imported:
         Where the model came from: "torch", "exported", "onnx" or "relax".
     sources : mapping of str to str
         Layer name to ``file.py:line`` of the user's code, where the model remembers it.
+    batch : Batch or None
+        Of a model with a dynamic batch. `mod` then is the model for one sample, and the samples are
+        known not to meet.
     """
 
     mod: Any
@@ -39,3 +85,4 @@ class Imported:
     structure: Any
     kind: Kind
     sources: Mapping[str, str] = field(default_factory=dict)
+    batch: Batch | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from xnortvm.errors import MissingDependencyError, ModelError, near
-from xnortvm.frontend.imported import Imported
+from xnortvm.frontend.imported import Dynamic, Imported
 
 
 class _Reader(NamedTuple):
@@ -42,7 +42,13 @@ _KNOWN = (
 )
 
 
-def import_model(model: Any, example_inputs: Any = None) -> Imported:
+def import_model(
+    model: Any,
+    example_inputs: Any = None,
+    *,
+    dynamic_batch: bool = False,
+    dynamic_shapes: Any = None,
+) -> Imported:
     """Bring a model into Relax, its parameters as constants and computed weights evaluated.
 
     Parameters
@@ -52,6 +58,11 @@ def import_model(model: Any, example_inputs: Any = None) -> Imported:
     example_inputs : tensor, or tuple or list of tensors
         Needed for a ``torch.nn.Module``: positional arguments of its forward. For ONNX they fix
         dynamic input shapes. Other kinds of models have their shapes and need none.
+    dynamic_batch : bool
+        Keep dimension 0 of the inputs open: of a module by exporting it so, of an ONNX model
+        although examples are given. Models that were exported with a fixed batch are refused.
+    dynamic_shapes : optional
+        Of a ``torch.nn.Module``: handed to ``torch.export.export``.
 
     Returns
     -------
@@ -87,9 +98,30 @@ def import_model(model: Any, example_inputs: Any = None) -> Imported:
     function = getattr(
         importlib.import_module(f"xnortvm.frontend.{reader.module}"), reader.function
     )
-    arguments = (model, example_inputs) if reader.takes_examples else (model,)
+    arguments: list[Any] = [model, example_inputs] if reader.takes_examples else [model]
+    if reader.function == "import_module":
+        arguments.append(Dynamic(dynamic_batch, dynamic_shapes))
+    elif dynamic_shapes is not None:
+        raise ModelError(
+            "dynamic_shapes is for a torch.nn.Module, and this model has been exported already; "
+            "pass it to the export"
+        )
+    elif reader.takes_examples:
+        arguments.append(dynamic_batch)
     imported: Imported = function(*arguments)
+    if dynamic_batch and not _is_dynamic(imported):
+        raise ModelError(
+            "dynamic_batch=True, and the model was exported with a fixed batch; export it again "
+            'with dynamic_shapes={"x": {0: torch.export.Dim("batch")}} (dynamic_axes in older '
+            "ONNX exporters), or pass the torch.nn.Module"
+        )
     return imported
+
+
+def _is_dynamic(imported: Imported) -> bool:
+    from xnortvm.frontend.shapes import has_dynamic_batch  # loads TVM, as the reader has done
+
+    return has_dynamic_batch(imported)
 
 
 def _file_reader(path: Path) -> tuple[_Reader, Path]:

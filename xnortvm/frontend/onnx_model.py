@@ -24,12 +24,12 @@ from xnortvm.frontend.onnx_rewrites import rewrite_nodes
 from xnortvm.frontend.shapes import refuse_dynamic
 
 
-def import_file(path: Path, example_inputs: Any = None) -> Imported:
+def import_file(path: Path, example_inputs: Any = None, dynamic_batch: bool = False) -> Imported:
     """Import an ``.onnx`` file, with its external data if it has any."""
-    return _import(_load(path), str(path), example_inputs)
+    return _import(_load(path), str(path), example_inputs, dynamic_batch)
 
 
-def import_proto(model: Any, example_inputs: Any = None) -> Imported:
+def import_proto(model: Any, example_inputs: Any = None, dynamic_batch: bool = False) -> Imported:
     """Import a model in memory; it is not changed."""
     for tensor in model.graph.initializer:
         if external_data_helper.uses_external_data(tensor):
@@ -37,15 +37,15 @@ def import_proto(model: Any, example_inputs: Any = None) -> Imported:
                 f"the ONNX model's tensor {tensor.name!r} lies in another file that is not loaded; "
                 "pass the path of the .onnx file instead, or load the model with its external data"
             )
-    return _import(model, "the ONNX model", example_inputs)
+    return _import(model, "the ONNX model", example_inputs, dynamic_batch)
 
 
-def _import(model: Any, what: str, example_inputs: Any) -> Imported:
+def _import(model: Any, what: str, example_inputs: Any, dynamic_batch: bool) -> Imported:
     _check(model, what)
     if model.functions:
         model = inliner.inline_local_functions(model)
     graph = OnnxGraph.of(model)
-    _fix_shapes(graph, example_inputs)
+    _fix_shapes(graph, example_inputs, dynamic_batch)
     try:
         fold(graph)
         graph.nodes = lower_quantisers(graph.nodes, graph.constants)
@@ -109,8 +109,8 @@ def _check(model: Any, what: str) -> None:
         pass  # above 2 GB the checker takes files only
 
 
-def _fix_shapes(graph: OnnxGraph, example_inputs: Any) -> None:
-    """Give the inputs the shapes of the examples."""
+def _fix_shapes(graph: OnnxGraph, example_inputs: Any, dynamic_batch: bool) -> None:
+    """Give the inputs the shapes of the examples, a dynamic batch apart."""
     if example_inputs is None:
         return
     if not isinstance(example_inputs, Sequence):
@@ -122,12 +122,12 @@ def _fix_shapes(graph: OnnxGraph, example_inputs: Any) -> None:
             f"{len(names)} inputs ({', '.join(names)}); pass one array per input"
         )
     graph.inputs = [
-        _with_shape(value, np.asarray(example))
+        _with_shape(value, np.asarray(example), dynamic_batch)
         for value, example in zip(graph.inputs, example_inputs, strict=True)
     ]
 
 
-def _with_shape(value: Any, example: Any) -> Any:
+def _with_shape(value: Any, example: Any, dynamic_batch: bool) -> Any:
     declared = value.type.tensor_type.elem_type
     dtype = helper.tensor_dtype_to_np_dtype(declared)
     shape = extents(value)
@@ -143,4 +143,7 @@ def _with_shape(value: Any, example: Any) -> Any:
             f"the example for input {value.name!r} is {example.dtype}{list(example.shape)} and the "
             f"ONNX model takes {dtype}{list(shape or ())}; pass an array of that shape and dtype"
         )
-    return helper.make_tensor_value_info(value.name, declared, example.shape)
+    wanted: list[Any] = list(example.shape)
+    if dynamic_batch and shape:
+        wanted[0] = shape[0]
+    return helper.make_tensor_value_info(value.name, declared, wanted)

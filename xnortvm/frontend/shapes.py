@@ -6,7 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from xnortvm._tvm import tirx
 from xnortvm.errors import ModelError
+from xnortvm.frontend.imported import Imported
 
 
 def refuse_dynamic(name: str, shape: Sequence[Any]) -> None:
@@ -30,3 +32,12 @@ def refuse_dynamic(name: str, shape: Sequence[Any]) -> None:
                 f"input {name!r} has a dynamic dimension {str(extent)!r} at axis {axis}, and only "
                 "the batch (axis 0) may be dynamic; export the model with a fixed size there"
             )
+
+
+def has_dynamic_batch(imported: Imported) -> bool:
+    """Tell whether dimension 0 of an input is not a number."""
+    return any(
+        not isinstance(dim, tirx.IntImm)
+        for param in imported.mod["main"].params
+        for dim in list(param.ty.shape.values)[:1]
+    )

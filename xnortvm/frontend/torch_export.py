@@ -16,8 +16,10 @@ import torch
 from torch.export import ExportedProgram
 
 from xnortvm.errors import ModelError
+from xnortvm.frontend.imported import STATIC, Dynamic
 from xnortvm.frontend.messages import first_line
 from xnortvm.frontend.sources import user_lines
+from xnortvm.frontend.torch_batch import fixed_batch, open_batch
 
 _HELP = (
     "what usually helps: no branches on tensor values, no changes of parameters, no .numpy() and "
@@ -32,7 +34,9 @@ WRITING = (
 """What is wrong with ``self.weight.data = ...`` in forward, and what to do."""
 
 
-def export_module(model: torch.nn.Module, example_inputs: Any) -> ExportedProgram:
+def export_module(
+    model: torch.nn.Module, example_inputs: Any, dynamic: Dynamic = STATIC
+) -> ExportedProgram:
     """Export a module in eval mode, whatever mode it is in.
 
     Parameters
@@ -41,6 +45,8 @@ def export_module(model: torch.nn.Module, example_inputs: Any) -> ExportedProgra
         Neither its parameters nor its training flags change.
     example_inputs : tensor, or tuple or list of tensors
         Positional arguments of ``model.forward``. NumPy arrays do as well.
+    dynamic : Dynamic
+        Dimensions that the program is to leave open.
 
     Raises
     ------
@@ -49,9 +55,14 @@ def export_module(model: torch.nn.Module, example_inputs: Any) -> ExportedProgra
         code where that happened.
     """
     inputs = _example_tuple(model, example_inputs)
+    shapes = dynamic.shapes
+    if dynamic.batch:
+        if shapes is not None:
+            raise ModelError("dynamic_batch and dynamic_shapes are both given; pass one of them")
+        inputs, shapes = open_batch(model.forward, inputs)
     try:
         with _eval_mode(model):
-            return torch.export.export(model, inputs, strict=False)
+            return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export lets through whatever a model raises
         raise _explained(model, inputs, error) from error
 
@@ -131,6 +142,9 @@ def _explained(model: torch.nn.Module, inputs: tuple[Any, ...], error: Exception
         )
     if "fake tensor in the exported program constant's list" in str(error):
         return ModelError(f"{name}.forward writes to a tensor through .data, {WRITING}")
+    fixed = fixed_batch(name, _place(error), error)
+    if fixed is not None:
+        return fixed
     return ModelError(
         f"torch.export cannot export {name}{_place(error)}: {first_line(error)}; {_HELP}"
     )

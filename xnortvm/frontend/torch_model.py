@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 
 from xnortvm.errors import ModelError, UnsupportedOperatorError, XnortvmError
 from xnortvm.frontend.finish import finish
-from xnortvm.frontend.imported import Imported, Kind
+from xnortvm.frontend.imported import STATIC, Dynamic, Imported, Kind
 from xnortvm.frontend.messages import first_line
 from xnortvm.frontend.shapes import refuse_dynamic
 from xnortvm.frontend.sources import innermost
@@ -25,10 +25,12 @@ from xnortvm.frontend.torch_outputs import output_structure
 from xnortvm.frontend.torch_relax import GraphTranslator
 
 
-def import_module(model: torch.nn.Module, example_inputs: Any) -> Imported:
+def import_module(
+    model: torch.nn.Module, example_inputs: Any, dynamic: Dynamic = STATIC
+) -> Imported:
     """Export a module in eval mode and import it."""
     with _quiet():
-        program = export_module(model, example_inputs)
+        program = export_module(model, example_inputs, dynamic)
     return import_program(program, kind="torch")
 
 

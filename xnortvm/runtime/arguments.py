@@ -87,13 +87,13 @@ def check(spec: TensorSpec, value: Any) -> None:
             f"input {spec.name!r} must be {spec.dtype}, got {dtype}; "
             f"convert it with {_CONVERT[_is_torch(value)].format(dtype=spec.dtype)}"
         )
-    if shape != spec.shape:
+    if len(shape) != len(spec.shape) or shape != spec.of_batch(shape[0] if shape else 0):
         got = str(TensorSpec("", shape, dtype))
         one_batch = len(shape) == len(spec.shape) > 0 and shape[1:] == spec.shape[1:]
         hint = (
             f"; the model was compiled for batch {spec.shape[0]}, compile it again with "
             f"example_inputs of batch {shape[0]}"
-            if one_batch
+            if one_batch and not spec.has_batch
             else ""
         )
         raise InputError(f"input {spec.name!r} must be {spec}, got {got}{hint}")
@@ -107,8 +107,35 @@ def check(spec: TensorSpec, value: Any) -> None:
             raise InputError(f"input {spec.name!r} must be dense, got layout {value.layout}")
 
 
+def check_batch(
+    specs: Sequence[TensorSpec], values: Sequence[Any], limits: tuple[int, int | None] | None
+) -> None:
+    """Compare the batch of checked values with each other and with what the model takes.
+
+    Raises
+    ------
+    InputError
+        One sentence with the sizes.
+    """
+    if limits is None:
+        return
+    sizes = {
+        spec.name: int(value.shape[0])
+        for spec, value in zip(specs, values, strict=True)
+        if spec.has_batch
+    }
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name!r} has {size}" for name, size in sizes.items())
+        raise InputError(f"all inputs must have the same batch, but {listed}")
+    low, high = limits
+    size = next(iter(sizes.values()), low)
+    if size < low or (high is not None and size > high):
+        wanted = f"from {low} to {high}" if high is not None else f"of at least {low}"
+        raise InputError(f"the model takes a batch {wanted}, got {size}")
+
+
 class Staging:
-    """One aligned tensor per input, for values that cannot be borrowed.
+    """One aligned tensor per input, of the last call's shape, for values that cannot be borrowed.
 
     Parameters
     ----------
@@ -128,14 +155,13 @@ class Staging:
             return tvm_ffi.from_dlpack(value, require_alignment=ALIGNMENT, require_contiguous=True)
         except (RuntimeError, ValueError, BufferError, TypeError):
             # Misaligned, strided, or read-only, which NumPy does not lend.
-            tensor, view = self._buffer(index)
+            tensor, view = self._buffer(index, tuple(value.shape))
             np.copyto(view, value.numpy() if _is_torch(value) else value)
             return tensor
 
-    def _buffer(self, index: int) -> tuple[Any, np.ndarray[Any, Any]]:
-        if index not in self._buffers:
-            spec = self._specs[index]
-            tensor = runtime.empty(spec.shape, spec.dtype)
+    def _buffer(self, index: int, shape: tuple[int, ...]) -> tuple[Any, np.ndarray[Any, Any]]:
+        if index not in self._buffers or self._buffers[index][1].shape != shape:
+            tensor = runtime.empty(shape, self._specs[index].dtype)
             self._buffers[index] = tensor, np.from_dlpack(tensor)
         return self._buffers[index]
 

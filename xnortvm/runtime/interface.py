@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from xnortvm._tvm import IRModule, TensorType, TupleType, relax, tirx
+from xnortvm._tvm import IRModule, TensorType, TupleType, relax, tirx, tvm
 from xnortvm.errors import ModelError
 
 
@@ -18,15 +19,25 @@ class TensorSpec:
     ----------
     name : str
         Name in the user's model; ``output0`` … for outputs.
-    shape : tuple of int
-        All dimensions, batch first.
+    shape : tuple of int or str
+        All dimensions, batch first. A dynamic batch is its name, such as ``"batch"``, or
+        ``"4·batch"`` where dimension 0 has four entries for each sample.
     dtype : str
         NumPy's name of the element type, such as ``"float32"``.
     """
 
     name: str
-    shape: tuple[int, ...]
+    shape: tuple[int | str, ...]
     dtype: str
+
+    @property
+    def has_batch(self) -> bool:
+        """Whether dimension 0 is a dynamic batch."""
+        return bool(self.shape) and isinstance(self.shape[0], str)
+
+    def of_batch(self, size: int) -> tuple[int, ...]:
+        """Return the shape of an input for a batch of so many samples."""
+        return tuple(size if isinstance(dim, str) else dim for dim in self.shape)
 
     def __str__(self) -> str:
         return f"{self.dtype} [{'×'.join(map(str, self.shape)) or 'scalar'}]"
@@ -58,11 +69,14 @@ class Interface:
         In the order of the arguments and of the results.
     kernels : dict of str to Kernel
         Every kernel of the library by its symbol.
+    batch : (int, int or None) or None
+        Smallest and largest batch of a model whose batch is dynamic; None is no limit.
     """
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     kernels: dict[str, Kernel]
+    batch: tuple[int, int | None] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain dicts and lists that `from_json` reads."""
@@ -74,7 +88,11 @@ class Interface:
 
         def specs(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
             return tuple(
-                TensorSpec(str(r["name"]), tuple(int(n) for n in r["shape"]), str(r["dtype"]))
+                TensorSpec(
+                    str(r["name"]),
+                    tuple(n if isinstance(n, str) else int(n) for n in r["shape"]),
+                    str(r["dtype"]),
+                )
                 for r in rows
             )
 
@@ -82,7 +100,9 @@ class Interface:
             str(name): Kernel(tuple(row["layers"]), str(row["schedule"]))
             for name, row in data["kernels"].items()
         }
-        return cls(specs(data["inputs"]), specs(data["outputs"]), kernels)
+        low, high = data.get("batch") or (0, None)
+        batch = (int(low), None if high is None else int(high)) if data.get("batch") else None
+        return cls(specs(data["inputs"]), specs(data["outputs"]), kernels, batch)
 
 
 def interface_of(mod: IRModule) -> Interface:
@@ -94,7 +114,7 @@ def interface_of(mod: IRModule) -> Interface:
     Raises
     ------
     ModelError
-        When a shape is not known at compile time.
+        When a shape is not known at compile time, the batch apart.
     """
     main = mod["main"]
     inputs = tuple(_spec(p.name, p.ty) for p in main.params)
@@ -106,7 +126,18 @@ def interface_of(mod: IRModule) -> Interface:
         for gv, func in mod.functions_items()
         if isinstance(func, tirx.PrimFunc)
     }
-    return Interface(inputs, outputs, dict(sorted(kernels.items())))
+    return Interface(inputs, outputs, dict(sorted(kernels.items())), _batch(main, inputs))
+
+
+def _batch(main: Any, inputs: Sequence[TensorSpec]) -> tuple[int, int | None] | None:
+    """Read the range of the batch from the attributes that TVM gives to symbolic dimensions."""
+    if not any(spec.has_batch for spec in inputs):
+        return None
+    low, high = (
+        next(iter(dict((main.attrs or {}).get(f"tir_var_{side}_bound", {})).values()), None)
+        for side in ("lower", "upper")
+    )
+    return 1 if low is None else int(low), None if high is None else int(high)
 
 
 def may_alias(mod: IRModule) -> bool:
@@ -155,13 +186,25 @@ def _flat(ty: Any) -> list[Any]:
 def _spec(name: str, ty: Any) -> TensorSpec:
     if not isinstance(ty, TensorType):
         raise ModelError(f"{name} of the model is a {type(ty).__name__}, and only tensors can run")
-    shape = ty.shape.values if ty.shape is not None else None
-    if shape is None or not all(isinstance(n, tirx.IntImm) for n in shape):
+    shape = list(ty.shape.values) if ty.shape is not None else None
+    if shape is None or not all(isinstance(n, tirx.IntImm) for n in shape[1:]):
         raise ModelError(
             f"{name} of the model has the dynamic shape {ty.shape}; "
-            "export the model with fixed sizes, the batch size too"
+            "export the model with fixed sizes, the batch apart"
         )
-    return TensorSpec(name, tuple(int(n) for n in shape), str(ty.dtype))
+    dims = [*map(_dimension, shape[:1]), *map(int, shape[1:])]
+    return TensorSpec(name, tuple(dims), str(ty.dtype))
+
+
+def _dimension(extent: Any) -> int | str:
+    """Return a number, "batch", or "4·batch"."""
+    if isinstance(extent, tirx.IntImm):
+        return int(extent)
+    (symbol,) = tirx.analysis.undefined_vars(extent)
+    analyzer = tvm.sym.Analyzer()
+    analyzer.bind(symbol, tirx.IntImm("int64", 1))
+    count = int(analyzer.simplify(extent))
+    return str(symbol.name) if count == 1 else f"{count}·{symbol.name}"
 
 
 def _kernel(func: Any) -> Kernel:

@@ -140,6 +140,7 @@ class CompiledModel:
         kind = arguments.kind_of(self.inputs, values)
         for spec, value in zip(self.inputs, values, strict=True):
             arguments.check(spec, value)
+        arguments.check_batch(self.inputs, values, self._interface.batch)
         with self._lock:
             self._vm()
             use_threads(self.num_threads)
@@ -147,7 +148,12 @@ class CompiledModel:
             return arguments.hand_out(arguments.flatten(result), kind, copy=self._copies_outputs)
 
     def benchmark(
-        self, inputs: Sequence[Any] | None = None, *, repeats: int | None = None, warmup: int = 5
+        self,
+        inputs: Sequence[Any] | None = None,
+        *,
+        repeats: int | None = None,
+        warmup: int = 5,
+        batch: int = 1,
     ) -> BenchmarkResult:
         """Time whole calls, one after the other.
 
@@ -159,14 +165,18 @@ class CompiledModel:
             Timed calls; by default as many as take about one second, 10 to 500.
         warmup : int
             Calls before, not counted.
+        batch : int
+            Samples of the random values, for a model with a dynamic batch.
         """
-        values = self._inputs_or_random(inputs)
+        values = self._inputs_or_random(inputs, batch)
         self(*values)
         return time_calls(
             lambda: self(*values), repeats=repeats, warmup=warmup, num_threads=self.num_threads
         )
 
-    def profile(self, inputs: Sequence[Any] | None = None, *, repeats: int = 20) -> Profile:
+    def profile(
+        self, inputs: Sequence[Any] | None = None, *, repeats: int = 20, batch: int = 1
+    ) -> Profile:
         """Time every kernel in its place in the run.
 
         Parameters
@@ -175,8 +185,10 @@ class CompiledModel:
             Arguments of the call; random values by default.
         repeats : int
             Runs of the model; medians are reported.
+        batch : int
+            Samples of the random values, for a model with a dynamic batch.
         """
-        values = self._inputs_or_random(inputs)
+        values = self._inputs_or_random(inputs, batch)
         self(*values)  # checks the values and warms the caches
         with self._lock:
             use_threads(self.num_threads)
@@ -237,12 +249,12 @@ class CompiledModel:
             self._main = self._loaded["main"]
         return self._loaded
 
-    def _inputs_or_random(self, inputs: Sequence[Any] | None) -> list[Any]:
+    def _inputs_or_random(self, inputs: Sequence[Any] | None, batch: int = 1) -> list[Any]:
         if inputs is not None:
             return list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
         random = np.random.default_rng(0)
         return [
-            np.asarray(random.standard_normal(spec.shape)).astype(spec.dtype)
+            np.asarray(random.standard_normal(spec.of_batch(batch))).astype(spec.dtype)
             for spec in self.inputs
         ]
 
