@@ -10,22 +10,18 @@ Run it with ``make demo``.
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import sys
 import time
 import warnings
 
 import digits
-import numpy as np
 import torch
 
 import xnortvm
-from xnortvm.models import build, random_input
-from xnortvm.tools import peers
+from xnortvm.models import build, freeze_, random_input
+from xnortvm.tools import contest
 from xnortvm.tools.model_arg import Source
-from xnortvm.tools.outcome import table
-from xnortvm.tools.timing import pinned, race
 
 IMAGES = 4
 
@@ -74,22 +70,8 @@ def _same_top1(model: torch.nn.Module, compiled: xnortvm.CompiledModel) -> bool:
 
 def _race(model: torch.nn.Module, image: torch.Tensor, compiled: xnortvm.CompiledModel) -> None:
     """Time the engines in turns, one thread, pinned to one core."""
-    source = Source("resnet18", model, (image,))
-    inputs = [image.numpy()]
-    mine = [np.asarray(compiled(*inputs))]
-    contestants = {"xnortvm": lambda: compiled(*inputs)}
-    with pinned(1):
-        for name in peers.PEERS:
-            if importlib.util.find_spec(name) is None:
-                print(f"{name} is not installed")
-                continue
-            runner = peers.PEERS[name](source, 1)
-            peers.compare(mine, runner(inputs), name)
-            contestants[name] = lambda runner=runner: runner(inputs)  # type: ignore[misc]
-        times = race(contestants)
-    ours = times["xnortvm"].median_ms
-    rows = [(n, t.median_ms, t.min_ms, f"{t.median_ms / ours:.1f}×") for n, t in times.items()]
-    print(table(["engine, one thread", "median ms", "min ms", "time"], rows))
+    source = Source("resnet18", freeze_(model), (image,))
+    print(contest.hold(compiled, source, [image.numpy()], ["torch", "onnxruntime"]))
 
 
 if __name__ == "__main__":

@@ -1,51 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Speed of the packed kernels of common layers, beside what this machine can do at most.
+"""``xnortvm bench [MODEL] --layers``: layers in TBMAC/s and GB/s, beside what the machine can do.
 
-Every result is compared with the reference, exactly, before it is timed.
-
-    python -m xnortvm.tools.bench_layers [--target TARGET] [--json]
+Without MODEL common binary layers are run alone, on data that stay in the caches as far as they
+fit; every result is compared with the reference, exactly, before it is timed. With MODEL its
+layers are timed in their places in the network.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from xnortvm import ops
-from xnortvm._tvm import ir, runtime, te, tvm
+from xnortvm._tvm import ir, runtime, tvm
 from xnortvm.errors import VerificationError
-from xnortvm.ops import reference
-from xnortvm.ops.bconv2d import bconv2d_te
-from xnortvm.ops.bdense import bdense_te, dense_form
-from xnortvm.ops.dot import form_of, kernel_weights
-from xnortvm.schedules import isa_of, schedule_function
-from xnortvm.schedules.isa import Isa
-from xnortvm.target import Target, resolve
-from xnortvm.tools.bench_limit import fastest, measure_limit
-from xnortvm.tools.outcome import table
+from xnortvm.target import Target
+from xnortvm.tools import bench_model, limits, model_arg
+from xnortvm.tools.layer_modules import KernelCall, Layer, binary_layer, kernel_calls, kernels_of
+from xnortvm.tools.machine import Machine, limits_of_this_machine
+from xnortvm.tools.outcome import Outcome, table
 from xnortvm.tools.timing import pinned
-
-
-class Layer(NamedTuple):
-    """A convolution with square kernel and map and "same" padding; ``size`` 0 means dense."""
-
-    kernel: int
-    channels: int
-    size: int
-    outputs: int
-    stride: int
-
-    def __str__(self) -> str:
-        if not self.size:
-            return f"dense {self.channels}→{self.outputs}"
-        form = f"{self.kernel}×{self.kernel} {self.channels}→{self.outputs}"
-        return f"{form} {self.size}×{self.size}" + (f" s{self.stride}" * (self.stride > 1))
-
 
 LAYERS = (
     Layer(3, 64, 56, 64, 1),
@@ -58,127 +35,181 @@ LAYERS = (
 )
 
 
-class _Kernel(NamedTuple):
-    func: Any
-    inputs: list[np.ndarray[Any, Any]]
-    expected: np.ndarray[Any, Any]
-    macs: int
+class Point(NamedTuple):
+    """One kernel on the roofline.
 
-
-def _placeholders(arrays: Sequence[np.ndarray[Any, Any]]) -> list[Any]:
-    return [te.placeholder(array.shape, str(array.dtype)) for array in arrays]
-
-
-def _scaled(acc: Any, scale: Any) -> Any:
-    return te.compute(
-        acc.shape, lambda *index: acc(*index).astype("float32") * scale(index[-1]), name="scaled"
-    )
-
-
-def _kernel(layer: Layer, isa: Isa) -> _Kernel:
-    """Return a layer with random bits and one float scale per output channel."""
-    rng = np.random.default_rng(layer.channels)
-    scale = rng.random(layer.outputs, dtype=np.float32)
-    if not layer.size:
-        a = ops.pack(rng.random((1, layer.channels)) < 0.5)
-        w = ops.pack(rng.random((layer.outputs, layer.channels)) < 0.5)
-        acc = reference.bdense(a, w, channels=layer.channels)
-        inputs = [a, *kernel_weights(w, layer.channels, dense_form(isa, layer.outputs)), scale]
-        pa, *pw, ps = _placeholders(inputs)
-        out = bdense_te(pa, pw, outputs=layer.outputs, channels=layer.channels, isa=isa)
-        func = te.create_prim_func([pa, *pw, ps, _scaled(out, ps)])
-        return _Kernel(func, inputs, acc * scale, layer.channels * layer.outputs)
-    size, kernel = (layer.size, layer.size), (layer.kernel, layer.kernel)
-    pad = layer.kernel // 2
-    geometry: dict[str, Any] = {
-        "strides": (layer.stride, layer.stride),
-        "padding": (pad, pad, pad, pad),
-        "dilation": (1, 1),
-    }
-    a = ops.pack(rng.random((1, *size, layer.channels)) < 0.5)
-    signs = rng.choice(np.array([-1, 1], np.int8), (layer.outputs, *kernel, layer.channels))
-    w = ops.pack(signs < 0)
-    base = ops.border_base(signs, size, **geometry, pad_value=0)
-    acc = reference.bconv2d(a, w, channels=layer.channels, **geometry)
-    form = form_of(isa, layer.outputs, 1, acc.shape[1] * acc.shape[2])
-    inputs = [a, *kernel_weights(w, layer.channels, form), base, scale]
-    pa, *pw, pb, ps = _placeholders(inputs)
-    out = bconv2d_te(
-        pa,
-        pw,
-        pb,
-        outputs=layer.outputs,
-        kernel=kernel,
-        channels=layer.channels,
-        groups=1,
-        pad_value=0,
-        isa=isa,
-        **geometry,
-    )
-    func = te.create_prim_func([pa, *pw, pb, ps, _scaled(out, ps)])
-    return _Kernel(func, inputs, acc * scale, acc.size * signs[0].size)
-
-
-def _seconds(kernel: _Kernel, name: str, isa: Isa, target: Target) -> float:
-    func = schedule_function(kernel.func, isa).with_attr("global_symbol", "layer")
-    library = tvm.compile(ir.IRModule({"layer": func}), target.tvm)
-    arguments = [runtime.tensor(array) for array in kernel.inputs]
-    output = runtime.tensor(np.zeros(kernel.expected.shape, np.float32))
-    library["layer"](*arguments, output)
-    if not np.array_equal(output.numpy(), kernel.expected.astype(np.float32)):
-        raise VerificationError(f"the kernel of {name} differs from its reference")
-    return fastest(library, "layer", [*arguments, output])
-
-
-def rows(
-    target: str | Target | None = None, layers: Sequence[Layer] = LAYERS
-) -> Iterator[dict[str, Any]]:
-    """Yield one row per layer, on one thread of this machine.
-
-    Parameters
+    Attributes
     ----------
-    target : str or Target, optional
-        What the kernels are compiled for; this machine by default.
-
-    Yields
-    ------
-    dict
-        ``layer``, ``microseconds``, ``TBMAC/s`` (10^12 binary multiply-accumulates a second) and
-        ``share``, the fraction of `measure_limit`.
+    name : str
+        The layer, or the kernel where it is no layer.
+    kind : str
+        "binary", "float", or "other" for a kernel that multiplies nothing.
+    seconds : float
+        Of one run.
+    macs : int
+        Multiply-accumulates.
+    bytes : int
+        Of all arguments of the kernel, each read or written at least once.
+    calls : int
+        How many equal kernels were added up.
     """
-    resolved = target if isinstance(target, Target) else resolve(target or "llvm")
-    isa = isa_of(resolved)
-    limit = measure_limit(isa, resolved)
-    for layer in layers:
-        kernel = _kernel(layer, isa)
-        seconds = _seconds(kernel, str(layer), isa, resolved)
-        # A busy machine hides its limit for a while: it is measured next to every layer.
-        limit = max(limit, measure_limit(isa, resolved))
-        speed = kernel.macs / seconds
-        yield {
-            "layer": str(layer),
-            "microseconds": round(seconds * 1e6, 1),
-            "TBMAC/s": round(speed * 1e-12, 3),
-            "share": round(speed / limit, 3),
-            "limit TBMAC/s": round(limit * 1e-12, 3),
-            "isa": isa.name,
-        }
+
+    name: str
+    kind: str
+    seconds: float
+    macs: int
+    bytes: int
+    calls: int = 1
+
+    @property
+    def intensity(self) -> float:
+        """Multiply-accumulates for each byte."""
+        return self.macs / self.bytes
+
+    def limit(self, machine: Machine, isa: str, threads: int = 1) -> tuple[float, str]:
+        """Return the least seconds that it takes on this machine, and what bounds it.
+
+        Either all multiply-accumulates at the highest rate, or every byte read from the smallest
+        level that holds the data of one call.
+        """
+        level = machine.level_of(self.bytes / self.calls)
+        moving = self.bytes / machine.read[level]
+        if not self.macs:
+            return moving / threads, level
+        rate = machine.binary(isa) if self.kind == "binary" else machine.fp32(isa)
+        computing = self.macs / rate
+        return max(computing, moving) / threads, "compute" if computing >= moving else level
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; the exit status is 0."""
-    parser = argparse.ArgumentParser(prog="bench_layers", description=__doc__)
-    parser.add_argument("--target", help="compile for this target instead of this machine")
-    parser.add_argument("--json", action="store_true", help="print one JSON array")
-    args = parser.parse_args(argv)
-    with pinned(1):
-        found = list(rows(args.target))
-    if args.json:
-        print(json.dumps(found, ensure_ascii=False, indent=1))
+def run(args: argparse.Namespace) -> Outcome:
+    """Measure the layers of a model or common layers, and draw them where asked."""
+    if args.plot:
+        from xnortvm.tools import roofline
+
+        roofline.check(args.plot)  # before anything is measured
+    if args.model is None:
+        target = model_arg.host_target(args)
+        with pinned(1):
+            machine = limits_of_this_machine(refresh=args.refresh)
+            points = list(common(target))
+        isa, title = target.isa, "common binary layers"
     else:
-        print(table(list(found[0]), [list(row.values()) for row in found]))
-    return 0
+        points, isa = _of_model(args)
+        with pinned(1):
+            machine = limits_of_this_machine(refresh=args.refresh)
+        title = args.model
+    if isa not in machine.macs:
+        machine = _with_isa(machine, isa, args)
+    rows = [row(point, machine, isa, args.num_threads if args.model else 1) for point in points]
+    text = (
+        table(list(rows[0]), [list(each.values()) for each in rows]) + "\n\n" + _note(machine, isa)
+    )
+    if args.plot:
+        roofline.draw(points, machine, isa, Path(args.plot), title=title)
+        text += f"\nRoofline written to {args.plot}"
+    return Outcome(text, rows)
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def row(point: Point, machine: Machine, isa: str, threads: int = 1) -> dict[str, Any]:
+    """Return a row of the table."""
+    limit, bound = point.limit(machine, isa, threads)
+    speed = point.macs / point.seconds if point.seconds else 0.0
+    return {
+        "layer": point.name + (f" ({point.calls} calls)" if point.calls > 1 else ""),
+        "kind": point.kind,
+        "microseconds": round(point.seconds * 1e6, 1),
+        "TBMAC/s": round(speed * 1e-12, 3) if point.kind == "binary" else None,
+        "GMAC/s": round(speed * 1e-9, 1) if point.kind == "float" else None,
+        "GB/s": round(point.bytes / point.seconds * 1e-9, 1) if point.seconds else None,
+        "share": round(limit / point.seconds, 3) if point.seconds else None,
+        "bound": bound,
+        "isa": isa,
+    }
+
+
+def _note(machine: Machine, isa: str) -> str:
+    read = ", ".join(f"{level} {rate / 1e9:.0f}" for level, rate in machine.read.items())
+    return (
+        "microseconds of one call; TBMAC/s: 10^12 binary, GMAC/s: 10^9 float "
+        "multiply-accumulates a second.\nshare: of the speed that one core of this machine allows, "
+        f"bound by compute ({machine.binary(isa) * 1e-12:.3f} TBMAC/s, "
+        f"{machine.fp32(isa) * 1e-9:.1f} GMAC/s)\nor by reading the data from where they fit "
+        f"({read} GB/s); limits of {machine.cpu}, {machine.date}."
+    )
+
+
+def common(target: Target, layers: Sequence[Layer] = LAYERS) -> Iterator[Point]:
+    """Time single binary layers, each on one thread of this machine.
+
+    Raises
+    ------
+    VerificationError
+        When a kernel computes something else than its reference.
+    """
+    for layer in layers:
+        built = binary_layer(layer)
+        mod = kernels_of(built.mod, target)
+        spent: list[tuple[float, int]] = []
+
+        def timed(call: KernelCall, spent: list[tuple[float, int]] = spent) -> np.ndarray[Any, Any]:
+            library = tvm.compile(
+                ir.IRModule({"k": call.func.with_attr("global_symbol", "k")}), target.tvm
+            )
+            output = runtime.tensor(np.zeros(*call.output))
+            arguments = [*map(runtime.tensor, call.arguments), output]
+            library["k"](*arguments)
+            result: np.ndarray[Any, Any] = output.numpy()
+            moved = result.nbytes + sum(array.nbytes for array in call.arguments)
+            spent.append((limits.fastest(library, "k", arguments), moved))
+            return result
+
+        result = kernel_calls(mod, built.inputs, timed)
+        if not np.array_equal(result, built.expected):
+            raise VerificationError(f"the kernel of {layer} differs from its reference")
+        seconds, moved = (sum(each) for each in zip(*spent, strict=True))
+        yield Point(str(layer), "binary", seconds, built.macs, int(moved))
+
+
+def _of_model(args: argparse.Namespace) -> tuple[list[Point], str]:
+    compiled, source = bench_model.compiled_model(args)
+    inputs = bench_model.example_inputs(compiled, source)
+    with pinned(args.num_threads):
+        profile = compiled.profile(inputs, repeats=args.repeats or 50)
+        sizes: dict[str, int] = {}
+        for call in compiled.trace(inputs):
+            moved = sum(array.nbytes for array in call.args)
+            sizes[call.kernel] = sizes.get(call.kernel, 0) + moved
+    layers = {layer.name: layer for layer in compiled.report.layers}
+    points = []
+    for each in profile.rows:
+        found = [layers[name] for name in each.layers if name in layers]
+        kind = "other" if not found else "binary" if found[0].binary else "float"
+        points.append(
+            Point(
+                _label(each.layers, each.kernel),
+                kind,
+                each.median_us / 1e6,
+                sum(layer.macs for layer in found),
+                sizes[each.kernel],
+                each.calls,
+            )
+        )
+    return points, str(compiled.report.isa)
+
+
+def _label(layers: Sequence[str], kernel: str) -> str:
+    if not layers:
+        return kernel
+    return layers[0] + (f" +{len(layers) - 1}" if len(layers) > 1 else "")
+
+
+def _with_isa(machine: Machine, isa: str, args: argparse.Namespace) -> Machine:
+    """Add the limits of an instruction set that is not one of the usual ones of this machine."""
+    from dataclasses import replace
+
+    from xnortvm.schedules.isa import ISAS
+
+    target = model_arg.host_target(args)
+    names = limits.steps_of(ISAS[isa], target)
+    measured = {name: limits.measure_step(name, ISAS[isa], target) for name in names}
+    return replace(machine, macs={**machine.macs, isa: measured})

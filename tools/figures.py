@@ -15,7 +15,6 @@ import datetime as dt
 import io
 import json
 import os
-import platform
 import re
 import sys
 import tempfile
@@ -60,9 +59,15 @@ def _layers(rows: Any) -> list[str]:
     names = list(rows[0])
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in rows:
-        cells = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in row.values())
+        cells = map(_cell, row.values())
         lines.append("| " + " | ".join(cells) + " |")
     return lines
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 FIGURES: dict[str, Figure] = {
@@ -88,14 +93,10 @@ def measure(command: Sequence[str]) -> Any:
 def machine() -> str:
     """Describe this machine: processor, the instruction set that is used, cores."""
     from xnortvm.target import resolve
+    from xnortvm.tools.machine import cpu_name
 
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        names = re.findall(r"model name\s*:\s*(.+)", info.read_text())
-        model = names[0].strip() if names else model
     here = resolve("llvm")
-    return f"{model} ({here.mcpu}, {here.isa}), {os.cpu_count()} cores"
+    return f"{cpu_name()} ({here.mcpu}, {here.isa}), {os.cpu_count()} cores"
 
 
 def write(name: str, root: Path = ROOT) -> None:

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnortvm.errors import MissingDependencyError, ModelError, near
+from xnortvm.errors import MissingDependencyError, ModelError, TargetError, near
 
 if TYPE_CHECKING:
     from xnortvm.runtime.module import CompiledModel
+    from xnortvm.target import Target
 
 SOURCE_SUFFIXES = (".pt2", ".onnx")
 
@@ -61,6 +62,19 @@ def add_target(parser: argparse.ArgumentParser) -> None:
         help='"llvm" is this machine; "llvm -mcpu=cortex-a72", "cuda -arch=sm_90", or a preset '
         "that `xnortvm targets` lists",
     )
+
+
+def host_target(args: argparse.Namespace) -> Target:
+    """Resolve ``--target`` for timing, and refuse a foreign one before anything is compiled."""
+    from xnortvm.target import resolve
+
+    target = resolve(args.target, num_threads=args.num_threads)
+    if not target.is_host:
+        raise TargetError(
+            f"code for {target.name} cannot be timed here, this machine cannot run it; "
+            "leave --target out, or run `xnortvm bench` on such a machine"
+        )
+    return target
 
 
 def is_compiled(name: str) -> bool:

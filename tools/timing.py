@@ -11,9 +11,14 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
+#: Something that can be timed: runs once to warm up, then n times; returns their milliseconds.
+Sampler = Callable[[int], list[float]]
+
 _ROUNDS = 10
-_SECONDS = 1.5  # per contestant, where the number of runs is left open
-_MIN_RUNS, _MAX_RUNS = 20, 2000
+# Per contestant, where the number of runs is left open: about 1.5 seconds and at least 20 runs,
+# but at most 10 seconds.
+_SECONDS, _MOST_SECONDS = 1.5, 10.0
+_FEWEST, _MIN_RUNS, _MAX_RUNS = 3, 20, 2000
 
 
 @dataclass(frozen=True)
@@ -30,48 +35,57 @@ class Times:
         return asdict(self)
 
 
-def race(
-    contestants: Mapping[str, Callable[[], Any]], repeats: int | None = None
-) -> dict[str, Times]:
+def sampler(call: Callable[[], Any]) -> Sampler:
+    """Return a function of this process as something that can be timed."""
+
+    def sample(count: int) -> list[float]:
+        call()  # what ran in between has the caches; its cost is not this contestant's
+        times = []
+        for _ in range(count):
+            start = time.perf_counter_ns()
+            call()
+            times.append((time.perf_counter_ns() - start) / 1e6)
+        return times
+
+    return sample
+
+
+def race(contestants: Mapping[str, Sampler], repeats: int | None = None) -> dict[str, Times]:
     """Time contestants in turns, so that a slow spell of the machine hits all of them.
 
     Parameters
     ----------
-    contestants : mapping of str to callable
+    contestants : mapping of str to Sampler
         What is timed.
     repeats : int, optional
-        Timed calls of each; by default as many as take about 1.5 seconds, 20 to 2000.
+        Timed calls of each; by default as many as take about 1.5 seconds, 20 to 2000, and fewer,
+        at least 3, where 20 take longer than 10 seconds.
 
     Returns
     -------
     dict of str to Times
         In the same order.
     """
-    counts = {name: repeats or _calls_for(call) for name, call in contestants.items()}
+    counts = {name: repeats or _calls_for(sample) for name, sample in contestants.items()}
     samples: dict[str, list[float]] = {name: [] for name in contestants}
     for turn in range(_ROUNDS):
-        for name, call in contestants.items():
+        for name, sample in contestants.items():
             # Spread the calls over the rounds; all of them happen, whatever the count.
-            done, due = len(samples[name]), counts[name] * (turn + 1) // _ROUNDS
-            if due > done:
-                call()  # what ran in between has the caches; its cost is not this contestant's
-            for _ in range(due - done):
-                start = time.perf_counter_ns()
-                call()
-                samples[name].append((time.perf_counter_ns() - start) / 1e6)
+            due = counts[name] * (turn + 1) // _ROUNDS - len(samples[name])
+            if due:
+                samples[name] += sample(due)
     return {
         name: Times(statistics.median(times), min(times), statistics.fmean(times), len(times))
         for name, times in samples.items()
     }
 
 
-def _calls_for(call: Callable[[], Any]) -> int:
-    call()
-    start = time.perf_counter()
-    for _ in range(3):
-        call()
-    seconds = max((time.perf_counter() - start) / 3, 1e-7)
-    return min(max(int(_SECONDS / seconds), _MIN_RUNS), _MAX_RUNS)
+def _calls_for(sample: Sampler) -> int:
+    seconds = max(sample(1)[0] / 1e3, 1e-7)
+    if seconds < _SECONDS / _MIN_RUNS:
+        seconds = max(statistics.fmean(sample(3)) / 1e3, 1e-7)
+    wanted = min(max(int(_SECONDS / seconds), _MIN_RUNS), _MAX_RUNS)
+    return max(min(wanted, int(_MOST_SECONDS / seconds)), _FEWEST)
 
 
 @contextmanager

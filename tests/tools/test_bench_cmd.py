@@ -5,30 +5,29 @@ from __future__ import annotations
 
 import itertools
 import os
-import sys
-import types
 
 import numpy as np
 import pytest
 
-from xnortvm.errors import VerificationError
-from xnortvm.tools import bench_cmd, peers
-from xnortvm.tools.timing import pinned, race
+from xnortvm.tools import bench_layers, bench_model, contest, peers
+from xnortvm.tools.timing import Times, pinned, race, sampler
 
 torch = pytest.importorskip("torch")
 
 
 @pytest.fixture
-def doubling(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A peer that computes what the fake model computes; returns its thread counts."""
-    threads: list[int] = []
+def held(monkeypatch: pytest.MonkeyPatch) -> list[tuple[list[str], dict[str, object]]]:
+    """A contest that is over at once; returns what was asked of it."""
+    asked: list[tuple[list[str], dict[str, object]]] = []
 
-    def prepare(source, num_threads: int):
-        threads.append(num_threads)
-        return lambda inputs: [inputs[0] * 2]
+    def hold(compiled, source, inputs, names, **options):
+        asked.append((list(names), options))
+        times = {name: Times(2.0 * (at + 1), 1.0, 2.0, 5) for at, name in enumerate(names)}
+        agreements = {name: peers.Agreement(0.0, True, 1.0) for name in names}
+        return contest.Contest(3, {"xnortvm": Times(1.0, 1.0, 1.0, 5), **times}, agreements)
 
-    monkeypatch.setitem(peers.PEERS, "torch", prepare)
-    return threads
+    monkeypatch.setattr(contest, "hold", hold)
+    return asked
 
 
 # ---- timing
@@ -36,7 +35,7 @@ def doubling(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_contestants_take_turns():
     order: list[str] = []
-    contestants = {name: lambda name=name: order.append(name) for name in "ab"}
+    contestants = {name: sampler(lambda name=name: order.append(name)) for name in "ab"}
     times = race(contestants, repeats=20)
     assert [times[name].runs for name in "ab"] == [20, 20]
     changes = sum(first != second for first, second in itertools.pairwise(order))
@@ -45,13 +44,17 @@ def test_contestants_take_turns():
 
 @pytest.mark.parametrize("repeats", [1, 3, 10, 37])
 def test_exactly_the_asked_number_of_runs_is_timed(repeats: int):
-    assert race({"a": lambda: None}, repeats)["a"].runs == repeats
+    assert race({"a": sampler(lambda: None)}, repeats)["a"].runs == repeats
 
 
 def test_without_a_number_of_runs_it_depends_on_the_time_they_take():
-    times = race({"fast": lambda: None})["fast"]
+    times = race({"fast": sampler(lambda: None)})["fast"]
     assert times.runs == 2000
     assert 0 <= times.min_ms <= times.median_ms
+
+
+def test_a_very_slow_contestant_is_timed_a_few_times():
+    assert race({"slow": lambda count: [4000.0] * count})["slow"].runs == 3
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="needs CPU affinity")
@@ -65,65 +68,40 @@ def test_one_thread_is_pinned_and_several_are_not():
         assert os.sched_getaffinity(0) == before
 
 
-# ---- comparison
-
-
-def test_equal_outputs_agree():
-    ours = [np.array([[1.0, 3.0, 2.0]])]
-    agreement = peers.compare(ours, [ours[0] + 1e-6], "torch")
-    assert agreement.top1
-    assert agreement.error < 1e-5
-
-
-def test_a_flipped_bit_is_tolerated_while_the_best_class_stays():
-    peers.compare([np.array([[1.0, 3.0]])], [np.array([[1.1, 2.95]])], "torch")
-
-
-@pytest.mark.parametrize(
-    ("ours", "theirs", "reason"),
-    [
-        ([[1.0, 3.0]], [[3.0, 1.0]], "best class"),
-        ([[1.0, 3.0]], [[2.0, 4.0]], "disagree by 2.5e-01"),
-        ([[2.99, 3.0]], [[3.0, 2.99]], "best class"),
-        ([[1.0, np.nan]], [[1.0, 3.0]], "disagree"),
-        ([[1.0, 3.0]], [[1.0, 3.0, 2.0]], "shapes"),
-    ],
-)
-def test_a_peer_that_computes_something_else_is_not_timed(ours, theirs, reason: str):
-    with pytest.raises(VerificationError, match=reason):
-        peers.compare([np.array(ours)], [np.array(theirs)], "torch")
-
-
-def test_a_wrong_peer_ends_the_benchmark(cli, fake, monkeypatch):
-    prepare = lambda source, threads: lambda inputs: [inputs[0] * -2]  # noqa: E731
-    monkeypatch.setitem(peers.PEERS, "torch", prepare)
-    ran = cli("bench", "lenet", "--against", "torch")
-    assert ran.status == 1
-    assert "disagree" in ran.err
-    assert ran.out == ""
-
-
 # ---- the command
 
 
-def test_peers_are_timed_beside_the_model(cli, fake, doubling):
+def test_peers_are_timed_beside_the_model(cli, fake, held):
     ran = cli("bench", "lenet", "--against", "torch", "--repeats", 5)
     assert ran.status == 0
     assert "median ms" in ran.out
     assert "milliseconds" in ran.out
-    assert doubling == [1]
+    assert "pinned to core 3" in ran.out
+    assert held == [(["torch"], {"num_threads": 1, "repeats": 5, "pythons": {}})]
 
 
-def test_results_as_json(cli, fake, doubling):
+def test_results_as_json(cli, fake, held):
     arguments = ("bench", "lenet", "--against", "torch", "--repeats", 5, "--json")
-    data = cli(*arguments, "--num-threads", 2).data
+    data = cli(*arguments, "--num-threads", 2, "--peer-python", "torch=/py").data
     assert set(data["engines"]) == {"xnortvm", "torch"}
     assert data["engines"]["xnortvm"]["times_slower"] == 1.0
-    assert data["engines"]["torch"]["runs"] == 5
-    assert data["engines"]["torch"]["agreement"] == {"error": 0.0, "top1": True}
+    assert data["engines"]["torch"]["times_slower"] == 2.0
+    assert data["engines"]["torch"]["agreement"]["top1"]
     assert data["num_threads"] == 2
-    assert doubling == [2]
+    assert held[0][1] == {"num_threads": 2, "repeats": 5, "pythons": {"torch": "/py"}}
     assert fake[0][2]["num_threads"] == 2
+
+
+def test_all_means_every_peer_once(cli, fake, held):
+    assert cli("bench", "lenet", "--against", "all").status == 0
+    assert cli("bench", "lenet", "--against", "torch,torch").status == 0
+    assert [names for names, _ in held] == [list(peers.PEERS), ["torch"]]
+
+
+def test_a_peer_with_another_output_makes_the_status_1(cli, fake):
+    ran = cli("bench", "lenet", "--against", "torch", "--repeats", 1)
+    assert ran.status == 1
+    assert "torch: not timed; the peer torch gives outputs of shapes [(1, 10)]" in ran.out
 
 
 def test_a_compiled_model_is_timed_alone(cli, fake, tmp_path):
@@ -135,50 +113,44 @@ def test_a_compiled_model_is_timed_alone(cli, fake, tmp_path):
     assert "name the .pt2 or .onnx file" in ran.err
 
 
-def test_torch_does_not_run_onnx_files(cli, fake):
-    ran = cli("bench", "net.onnx", "--against", "torch")
-    assert ran.status == 1
-    assert "use --against onnxruntime" in ran.err
-
-
-@pytest.mark.parametrize("peer", ["torch", "onnxruntime"])
-def test_real_peers_agree_with_eager_pytorch(peer: str, tmp_path):
-    if peer == "onnxruntime":
-        pytest.importorskip("onnxruntime")
-        pytest.importorskip("onnxscript")
-    from xnortvm.tools.model_arg import Source
-
-    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU()).eval()
-    image = torch.randn(2, 3, 8, 8)
-    expected = module(image).detach().numpy()
-    program = torch.export.export(module, (image,))
-    torch.export.save(program, tmp_path / "net.pt2")
-    before = torch.get_num_threads()
-    try:
-        for source in (
-            Source("net", module, (image,)),
-            Source("net.pt2", tmp_path / "net.pt2"),
-        ):
-            (result,) = peers.PEERS[peer](source, 1)([image.numpy()])
-            np.testing.assert_allclose(result, expected, atol=1e-5)
-    finally:
-        torch.set_num_threads(before)
+def test_a_network_is_timed_with_the_weights_that_it_is_deployed_with(cli, fake, held):
+    cli("bench", "lenet")
+    layers = [m for m in fake[0][1].modules() if hasattr(m, "binary_weight")]
+    assert layers
+    assert all(layer.frozen for layer in layers)
 
 
 def test_layers_prints_the_rows_of_the_kernel_benchmark(cli, monkeypatch):
-    rows = [{"layer": "64ch 56x56", "TBMAC/s": 1.1}, {"layer": "128ch 28x28", "TBMAC/s": 1.2}]
-    module = types.ModuleType("xnortvm.tools.bench_layers")
-    module.rows = lambda target: iter(rows)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "xnortvm.tools.bench_layers", module)
-    ran = cli("bench", "--layers")
-    assert ran.status == 0
-    assert "64ch 56x56     1.100" in ran.out
-    assert cli("bench", "--layers", "--json").data == rows
+    from xnortvm.tools.outcome import Outcome
+
+    monkeypatch.setattr(bench_layers, "run", lambda args: Outcome("layers", [1]))
+    assert cli("bench", "--layers").out == "layers\n"
+    assert cli("bench", "lenet", "--layers", "--json").data == [1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ((), "name a MODEL, or give --layers or --machine"),
+        (("lenet", "--plot", "x.png"), "give --layers too"),
+        (("lenet", "--machine"), "measures the machine alone"),
+        (("--layers", "--plot", "x.jpeg"), "end it with .png, .svg, .pdf"),
+        (("--layers", "--plot", "none/x.png"), "none is no folder"),
+        (("lenet", "--against", "openvin"), "did you mean 'openvino'"),
+        (("lenet", "--against", "torch", "--peer-python", "x"), "write PEER=PATH"),
+        (("lenet", "--repeats", "0"), "give at least 1"),
+    ],
+)
+def test_what_does_not_fit_together_is_one_sentence(cli, arguments, reason: str):
+    ran = cli("bench", *arguments)
+    assert ran.status == 1
+    assert reason in ran.err
+    assert ran.out == ""
 
 
 def test_random_inputs_have_the_shape_and_kind_that_the_model_takes(fake):
     import xnortvm
 
-    (value,) = bench_cmd._inputs(xnortvm.load("x"), None)
+    (value,) = bench_model.example_inputs(xnortvm.load("x"), None)
     assert value.shape == (1, 3)
     assert value.dtype == np.float32

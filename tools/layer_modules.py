@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Single layers as Relax modules: what `bench --layers` times and `bench-check` counts.
+
+They go through the same phases as a network's layers, so whatever the compiler does to those it
+does to these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xnortvm import ops, pipeline
+from xnortvm._tvm import BlockBuilder, IRModule, TensorType, ir, relax, tirx
+from xnortvm.graph.dataflow import Graph, const, value_of
+from xnortvm.ops import reference
+from xnortvm.target import Target
+
+Array = np.ndarray[Any, Any]
+
+
+class Layer(NamedTuple):
+    """A convolution with square kernel and map and "same" padding; ``size`` 0 means dense."""
+
+    kernel: int
+    channels: int
+    size: int
+    outputs: int
+    stride: int
+
+    def __str__(self) -> str:
+        if not self.size:
+            return f"dense {self.channels}→{self.outputs}"
+        form = f"{self.kernel}×{self.kernel} {self.channels}→{self.outputs}"
+        return f"{form} {self.size}×{self.size}" + (f" s{self.stride}" * (self.stride > 1))
+
+
+class Built(NamedTuple):
+    """A layer with random parameters.
+
+    Attributes
+    ----------
+    mod : IRModule
+        ``main`` computes it from its inputs; nothing is fused or scheduled.
+    inputs : list of ndarray
+    expected : ndarray
+        The result, computed with NumPy.
+    macs : int
+    """
+
+    mod: IRModule
+    inputs: list[Array]
+    expected: Array
+    macs: int
+
+
+class KernelCall(NamedTuple):
+    """One kernel of a scheduled module and what it is called with."""
+
+    func: Any
+    arguments: list[Array]
+    output: tuple[tuple[int, ...], str]
+
+
+def function(inputs: list[Array], body: Callable[..., Any]) -> IRModule:
+    """Return a module whose ``main`` computes what ``body(emit, *inputs)`` returns."""
+    builder = BlockBuilder()
+    params = [
+        relax.Var(f"x{i}", TensorType(array.shape, str(array.dtype)))
+        for i, array in enumerate(inputs)
+    ]
+    with builder.function("main", params):
+        with builder.dataflow():
+            output = builder.emit_output(body(builder.emit, *params))
+        builder.emit_func_output(output)
+    return builder.get()
+
+
+def binary_layer(layer: Layer) -> Built:
+    """Return packed bits → layer → one float scale per output channel."""
+    rng = np.random.default_rng(layer.channels)
+    scale = rng.random(layer.outputs, dtype=np.float32)
+    kernel = (layer.kernel, layer.kernel)
+    lead = (1, layer.size, layer.size) if layer.size else (1,)
+    a = ops.pack(rng.random((*lead, layer.channels)) < 0.5)
+    if not layer.size:
+        w = ops.pack(rng.random((layer.outputs, layer.channels)) < 0.5)
+        acc = reference.bdense(a, w, channels=layer.channels)
+        macs = layer.channels * layer.outputs
+
+        def call(x: Any) -> Any:
+            return ops.bdense(x, const(w), channels=layer.channels, layer=str(layer))
+    else:
+        pad = layer.kernel // 2
+        geometry: dict[str, Any] = {
+            "strides": (layer.stride, layer.stride),
+            "padding": (pad, pad, pad, pad),
+            "dilation": (1, 1),
+        }
+        signs = rng.choice(np.array([-1, 1], np.int8), (layer.outputs, *kernel, layer.channels))
+        w = ops.pack(signs < 0)
+        base = ops.border_base(signs, (layer.size, layer.size), **geometry, pad_value=0)
+        acc = reference.bconv2d(a, w, channels=layer.channels, **geometry)
+        macs = acc.size * signs[0].size
+
+        def call(x: Any) -> Any:
+            return ops.bconv2d(
+                x,
+                const(w),
+                const(base),
+                channels=layer.channels,
+                layer=str(layer),
+                **geometry,
+            )
+
+    def body(emit: Callable[[Any], Any], x: Any) -> Any:
+        value = emit(relax.op.astype(emit(call(x)), "float32"))
+        return emit(relax.op.multiply(value, const(scale)))
+
+    expected = (acc * scale).astype(np.float32)
+    return Built(function([a], body), [a], expected, macs)
+
+
+def kernels_of(mod: IRModule, target: Target) -> IRModule:
+    """Return a module after the phases that make kernels for a target."""
+    return pipeline.run(mod, pipeline.kernel_phases(target))
+
+
+def kernel_calls(mod: IRModule, inputs: list[Array], run: Callable[[KernelCall], Any]) -> Any:
+    """Call the kernels of a scheduled module in order and return what ``main`` returns.
+
+    Parameters
+    ----------
+    run : callable
+        Runs one kernel and returns its output array; several outputs are not supported.
+    """
+    graph = Graph(mod["main"])
+    known: dict[Any, Array] = dict(zip(graph.params, inputs, strict=True))
+
+    def array(expr: Any) -> Array:
+        value = value_of(expr)
+        return known[expr] if value is None else value
+
+    for var, call in graph.bindings:
+        if isinstance(call, relax.Var):
+            known[var] = array(call)
+            continue
+        assert isinstance(call, ir.Call)
+        (ty,) = call.ty_args
+        shape = tuple(int(dim) for dim in ty.shape.values)
+        fields = call.args[1].fields if isinstance(call.args[1], relax.Tuple) else [call.args[1]]
+        func = mod[call.args[0]]
+        assert isinstance(func, tirx.PrimFunc)
+        dtype = str(ty.dtype.dtype if hasattr(ty.dtype, "dtype") else ty.dtype)
+        known[var] = run(KernelCall(func, [array(field) for field in fields], (shape, dtype)))
+    return array(graph.result)
