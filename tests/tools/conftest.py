@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 
 import xnortvm
 from xnortvm.errors import OutputError
+from xnortvm.runtime.interface import TensorSpec
 from xnortvm.tools.cli import main
 
 
@@ -47,7 +47,7 @@ class FakeModel:
 
     report = FakeReport()
     target_name = "llvm -mcpu=fake"
-    inputs = (SimpleNamespace(name="x", shape=(1, 3), dtype="float32"),)
+    inputs = (TensorSpec("x", (1, 3), "float32"),)
 
     def __call__(self, x: Any) -> Any:
         print("noise on standard output")
