@@ -98,10 +98,7 @@ def _scaled(values: Values, call: Any, name: str, policy: ZeroPolicy) -> BinaryA
         if value is not None and value.size == 1:
             factor, inner_var = float(value.item()), call.args[other]
     if factor is None or not isinstance(inner_var, relax.Var):
-        return Reject(
-            "its input is real-valued: a sum or product that is not a sign times a number",
-            "multiply by the scale after the layer instead of before it",
-        )
+        return _not_a_number(values, call, name, policy)
     inner = binary_activations(values, inner_var, policy)
     if isinstance(inner, Reject):
         return inner
@@ -112,6 +109,32 @@ def _scaled(values: Values, call: Any, name: str, policy: ZeroPolicy) -> BinaryA
             return Reject("its input is a sign times 0")
         return replace(inner, scale=inner.scale * factor, offset=inner.offset * factor)
     return replace(inner, offset=inner.offset + factor)
+
+
+def _not_a_number(values: Values, call: Any, name: str, policy: ZeroPolicy) -> Reject:
+    """Say what is wrong with a product of a sign and something else than a number."""
+    for mine, other in ((0, 1), (1, 0)):
+        source, factor = call.args[mine], call.args[other]
+        if name != "relax.multiply" or not isinstance(source, relax.Var):
+            continue
+        if isinstance(binary_activations(values, source, policy), Reject):
+            continue
+        size = "×".join(map(str, shape_of(factor) or ())) or "unknown shape"
+        if (shape_of(factor) or (0,))[-1] == 1:
+            return Reject(
+                f"its input is a sign times a map of scales ({size}), and its window adds up "
+                "pixels of different scale",
+                "multiply behind the convolution, as XNOR-Net does with its map K",
+            )
+        return Reject(
+            f"its input is a sign times a scale for each channel ({size}), which differs from "
+            "term to term of its sum",
+            "use one scale for all channels, or scale the output channels behind the layer",
+        )
+    return Reject(
+        "its input is real-valued: a sum or product that is not a sign times a number",
+        "multiply by the scale after the layer instead of before it",
+    )
 
 
 def _padded(values: Values, call: Any, policy: ZeroPolicy) -> BinaryActivations | Reject:
