@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from xnortvm.schedules.isa import ISAS
-from xnortvm.schedules.tiling import COSTS, STACK_BYTES, choose_tile
+from xnortvm.schedules.tiling import COSTS, STACK_BYTES, choose_tile, computed_columns
 
 sizes = st.integers(1, 60)
 
@@ -46,3 +46,16 @@ def test_float_tiles_hide_the_latency_of_fma() -> None:
     for size in (112, 56, 28, 16, 8):
         tile, _ = choose_tile(size, size, [2, 4], isa.lanes, isa.float_registers, "float")
         assert tile.accumulators >= COSTS["float"].chains
+
+
+@pytest.mark.parametrize(("form", "name"), [("word", "avx512vpopcntdq"), ("table", "avx2")])
+def test_only_maps_that_no_good_tile_divides_are_computed_wider(form: str, name: str) -> None:
+    isa = ISAS[name]
+    lanes = isa.lanes if form == "word" else isa.vector_bits // 8
+    wider = {
+        size: computed_columns(size, size, 64, lanes, isa, form)
+        for size in (1, 7, 8, 13, 14, 16, 17, 28, 32, 56)
+    }
+    assert wider.pop(13) == 14
+    assert wider.pop(17) > 17
+    assert all(size == columns for size, columns in wider.items())

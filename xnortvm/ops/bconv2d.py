@@ -27,6 +27,7 @@ from xnortvm.ops.layout import (
 )
 from xnortvm.ops.padding import pad_image
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
+from xnortvm.schedules.tiling import computed_columns
 
 if TYPE_CHECKING:
     from xnortvm.schedules.isa import Isa
@@ -136,7 +137,10 @@ def bconv2d_te(
     pad_value: int,
     isa: Isa,
 ) -> Any:
-    """Return the tensor expression; ``weights`` are made by `kernel_weights`."""
+    """Return the tensor expression; ``weights`` are made by `kernel_weights`.
+
+    Maps whose width no good tile divides are computed wider (`computed_columns`).
+    """
     images, height, width, _ = (int(dim) for dim in a.shape)
     top, left, bottom, right = padding
     rows = border_classes(height, kernel[0], strides[0], top, bottom, dilation[0])
@@ -155,7 +159,11 @@ def bconv2d_te(
     w, *_ = weights
     form = form_of(isa, outputs, groups, rows.size * columns.size)
     padded, steps = int(w.shape[0]) * form.lanes, form.steps(channels // groups)
-    x = spread(pad_image(a, padding, padding_word), channels // groups, groups, form)
+    computed = computed_columns(rows.size, columns.size, padded, form.lanes, isa, form.name)
+    needed = (computed - 1) * strides[1] + dilation[1] * (kernel[1] - 1) + 1
+    right = max(right, needed - left - width)
+    image = pad_image(a, (top, left, bottom, right), padding_word)
+    x = spread(image, channels // groups, groups, form)
 
     def step(index: Sequence[Any], at: Sequence[Any]) -> Any:
         n, y, i, o = index
@@ -170,7 +178,7 @@ def bconv2d_te(
         return differing(weights, form, isa, activation, w[block, ky, kx, c, lane], lane)
 
     count = differing_bits(
-        (images, rows.size, columns.size, padded),
+        (images, rows.size, computed, padded),
         (kernel[0], kernel[1], steps),
         step,
         form,
