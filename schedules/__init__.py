@@ -16,6 +16,7 @@ from xnortvm.schedules.blocks import ANCHORS, anchor_operator
 from xnortvm.schedules.conv_like import schedule_conv_like
 from xnortvm.schedules.cpu_default import schedule as schedule_default
 from xnortvm.schedules.isa import ISAS, Isa, isa_of
+from xnortvm.schedules.winograd import schedule_winograd
 
 if TYPE_CHECKING:
     from xnortvm.target import Target
@@ -26,7 +27,10 @@ SCHEDULED = "xnortvm.scheduled"
 RULE_NAME = "xnortvm.schedule"
 
 #: From the operator of the anchor to its rule: changes the schedule in place, False if it cannot.
-RULES: dict[str, Callable[[Any, Isa, int], bool]] = dict.fromkeys(ANCHORS, schedule_conv_like)
+RULES: dict[str, Callable[[Any, Isa, int], bool]] = {
+    **dict.fromkeys(ANCHORS, schedule_conv_like),
+    "winograd": schedule_winograd,
+}
 
 
 def schedule_function(func: Any, isa: Isa, num_threads: int = 1) -> Any:

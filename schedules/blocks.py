@@ -12,7 +12,7 @@ ATTRIBUTE = "xnortvm.op"
 FORM, LANES = "xnortvm.form", "xnortvm.lanes"
 
 #: Operators whose blocks are the anchor of a kernel.
-ANCHORS = ("bconv2d", "bdense", "conv2d", "dense")
+ANCHORS = ("bconv2d", "bdense", "conv2d", "dense", "winograd")
 
 #: Operators in front of an anchor that prepare what it reads, for the whole image.
 PREPARATIONS = ("pad", "rows")
@@ -36,6 +36,8 @@ class Kernel:
         Writes the sums of one chunk in byte lanes, which ``anchor`` adds up.
     before : list of block
         What prepares the anchor's input: spatial padding, activations spread to table rows.
+    steps : list of block
+        What a method of several steps computes before its anchor, with roles ``<op>.<step>``.
     inline : list of block
         Elementwise blocks that disappear into their readers.
     keep : list of block
@@ -48,6 +50,7 @@ class Kernel:
     anchor: Any
     bytes: Any = None
     before: list[Any] = field(default_factory=list)
+    steps: list[Any] = field(default_factory=list)
     inline: list[Any] = field(default_factory=list)
     keep: list[Any] = field(default_factory=list)
 
@@ -95,6 +98,8 @@ def read_kernel(sch: Any) -> Kernel | None:
             kernel.bytes = block
         elif role in PREPARATIONS:
             kernel.before.append(block)
+        elif role.startswith(f"{op}."):
+            kernel.steps.append(block)
         elif is_reduction(sch, block) or not behind:
             return None
         elif role == "pack" or name in outputs or name in packed_from:

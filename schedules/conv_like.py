@@ -42,6 +42,7 @@ from typing import Any
 
 from xnortvm._tvm import tirx
 from xnortvm.schedules.blocks import Kernel, is_reduction, operator, read_kernel
+from xnortvm.schedules.epilogue import schedule_epilogue, separate_output
 from xnortvm.schedules.isa import Isa
 from xnortvm.schedules.tiling import WORD, Tile, choose_tile
 
@@ -54,7 +55,7 @@ def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
     kernel = read_kernel(sch)
     if kernel is None:
         return False
-    _separate_output(sch, kernel)
+    separate_output(sch, kernel)
     for block in kernel.inline:
         sch.compute_inline(block)
     _inline_whole_chunk(sch, kernel)
@@ -63,20 +64,8 @@ def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
     kernel.lanes = kernel.lanes or isa.lanes
     tile, block_channels = _choose(sch, kernel, isa)
     tile_loop = _schedule_anchor(sch, kernel, tile, block_channels, isa, num_threads)
-    for block in kernel.keep:
-        if not _packs_whole_words(sch, block, block_channels):
-            _schedule_alone(sch, block, isa)
-        else:
-            _schedule_output(sch, block, tile_loop, isa)
+    schedule_epilogue(sch, kernel, tile_loop, block_channels, isa)
     return True
-
-
-def _separate_output(sch: Any, kernel: Kernel) -> None:
-    """Let an anchor that writes an output accumulate elsewhere."""
-    if _is_output(sch, kernel.anchor):
-        kernel.keep.insert(0, kernel.anchor)
-        kernel.anchor = sch.cache_write(kernel.anchor, 0, "global")
-        kernel.keep[0], kernel.anchor = kernel.anchor, kernel.keep[0]
 
 
 def _inline_whole_chunk(sch: Any, kernel: Kernel) -> None:
@@ -159,48 +148,6 @@ def _finish_reduction(
     sch.vectorize(last)
     for loop in outer[-len(unrolled) :]:
         sch.unroll(loop)
-
-
-def _packs_whole_words(sch: Any, block: Any, block_channels: int) -> bool:
-    """Return whether a block of the epilogue needs no channels of another tile."""
-    role = operator(sch, block)
-    if role == "pack_pad":
-        return False
-    if role != "pack":
-        return True
-    sources = [operator(sch, producer) for producer in sch.get_producers(block)]
-    return block_channels % WORD == 0 and "pack_pad" not in sources
-
-
-def _schedule_output(sch: Any, block: Any, tile_loop: Any, isa: Isa) -> None:
-    """Compute a block of the epilogue for the pixels of one tile.
-
-    What is only packed is computed a word at a time, so it stays in registers.
-    """
-    sch.reverse_compute_at(block, tile_loop, preserve_unit_loops=True)
-    if operator(sch, block) == "pack":
-        (packed,) = sch.get_producers(block)
-        if not _is_output(sch, packed) and len(sch.get_consumers(packed)) == 1:
-            sch.compute_at(packed, sch.get_loops(block)[-1], preserve_unit_loops=True)
-            _vectorize(sch, packed, isa)
-    elif _is_output(sch, block) or len(sch.get_consumers(block)) > 1:
-        _vectorize(sch, block, isa)
-
-
-def _vectorize(sch: Any, block: Any, isa: Isa) -> None:
-    _, lanes = sch.split(sch.get_loops(block)[-1], [None, isa.lanes])
-    sch.vectorize(lanes)
-
-
-def _is_output(sch: Any, block: Any) -> bool:
-    outputs = sch.get_output_blocks(sch.get_sblock("root"))
-    return str(sch.get(block).name_hint) in {str(sch.get(output).name_hint) for output in outputs}
-
-
-def _schedule_alone(sch: Any, block: Any, isa: Isa) -> None:
-    """Compute a block of the epilogue after all tiles."""
-    if operator(sch, block) != "pack":
-        _vectorize(sch, block, isa)
 
 
 def _schedule_rows(sch: Any, block: Any) -> None:

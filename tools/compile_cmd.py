@@ -28,6 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what every command that compiles takes."""
+    model_arg.add_stem(parser)
     parser.add_argument("--num-threads", type=int, metavar="N", help="threads of the kernels")
     parser.add_argument(
         "--sign-zero",
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace) -> Outcome:
         example_inputs=source.example_inputs,
         num_threads=args.num_threads,
         sign_zero=args.sign_zero,
+        stem=args.stem,
         verify=args.verify,
         dump_dir=args.dump_dir,
     )

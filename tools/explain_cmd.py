@@ -14,6 +14,7 @@ HELP = "say which layers become binary, and why others do not, without compiling
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     model_arg.add_arguments(parser)
+    model_arg.add_stem(parser)
     parser.add_argument(
         "--sign-zero",
         choices=["+1"],
@@ -34,5 +35,6 @@ def run(args: argparse.Namespace) -> Outcome:
             target=args.target,
             example_inputs=source.example_inputs,
             sign_zero=args.sign_zero,
+            stem=args.stem,
         )
     return Outcome(str(report), report.to_json())

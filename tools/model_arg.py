@@ -77,6 +77,17 @@ def host_target(args: argparse.Namespace) -> Target:
     return target
 
 
+def add_stem(parser: argparse.ArgumentParser) -> None:
+    """Add ``--stem``."""
+    parser.add_argument(
+        "--stem",
+        default="exact",
+        metavar="METHOD",
+        help="how the first float convolutions are computed: exact, or winograd (fp32 with fewer "
+        "products); the report states the error",
+    )
+
+
 def is_compiled(name: str) -> bool:
     """Say whether MODEL names a model that `CompiledModel.save` wrote."""
     path = Path(name)

@@ -16,6 +16,7 @@ from xnortvm.patterns import ZeroPolicy
 from xnortvm.report import Report
 from xnortvm.runtime.build import build
 from xnortvm.runtime.module import CompiledModel, load
+from xnortvm.stem import check_stem, choose_stem
 from xnortvm.target import Target, resolve
 from xnortvm.transform.kernel_rows import add_kernels, planned_activations
 from xnortvm.verify import verify_layers
@@ -37,6 +38,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     dynamic_shapes: Any = None,
     num_threads: int | None = None,
     sign_zero: str | None = None,
+    stem: str = "exact",
     verify: bool | Sequence[Any] = False,
     dump_dir: str | Path | None = None,
 ) -> CompiledModel:
@@ -62,6 +64,10 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     sign_zero : {None, "+1"}
         ``torch.sign(0)`` is 0, a third value. By default a layer whose zeros happen on purpose
         is computed twice, which is exact, and the report says why; ``"+1"`` takes them as +1.
+    stem : {"exact", "winograd"}
+        How float convolutions that no other layer precedes are computed. ``"winograd"`` is fp32
+        with fewer products. The report states the error measured on the example inputs, and why a
+        layer stays exact that the method does not fit.
     verify : bool or tuple of arrays
         Run the compiled kernels, on these inputs or on the example inputs, and compare every
         binary layer's integer accumulator with a reference, exactly. Needs a target that runs
@@ -79,7 +85,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     ModelError, UnsupportedOperatorError
         When the model cannot be imported.
     TargetError
-        When the target is unknown.
+        When the target is unknown, or has no instructions for `stem`.
     CompileError
         When a stage of the compiler fails.
     VerificationError
@@ -99,9 +105,11 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     (1, 8)
     """
     resolved = resolve(target, num_threads=num_threads)
+    check_stem(stem, resolved)
     imported = _read(model, example_inputs, dynamic_batch, dynamic_shapes)
     report = _report(resolved)
     graph = pipeline.run(imported.mod, pipeline.graph_phases(report, _policy(sign_zero)), dump_dir)
+    graph = choose_stem(graph, stem, _arrays(imported, example_inputs), report)
     kernels = pipeline.run(graph, pipeline.kernel_phases(resolved), dump_dir)
     add_kernels(report, kernels)
     report.bytes_activations = planned_activations(kernels)
@@ -125,12 +133,13 @@ def explain(
     dynamic_batch: bool = False,
     dynamic_shapes: Any = None,
     sign_zero: str | None = None,
+    stem: str = "exact",
 ) -> Report:
     """Say what would become binary and why the rest would not, without compiling.
 
     Parameters
     ----------
-    model, target, example_inputs, dynamic_batch, dynamic_shapes, sign_zero
+    model, target, example_inputs, dynamic_batch, dynamic_shapes, sign_zero, stem
         As in `compile`.
 
     Returns
@@ -138,9 +147,11 @@ def explain(
     Report
     """
     resolved = resolve(target)
+    check_stem(stem, resolved)
     imported = _read(model, example_inputs, dynamic_batch, dynamic_shapes)
     report = _report(resolved)
-    pipeline.run(imported.mod, pipeline.graph_phases(report, _policy(sign_zero)))
+    graph = pipeline.run(imported.mod, pipeline.graph_phases(report, _policy(sign_zero)))
+    choose_stem(graph, stem, _arrays(imported, example_inputs), report)
     return report
 
 
@@ -174,6 +185,17 @@ def _policy(sign_zero: str | None) -> ZeroPolicy:
 
 
 def _verify_inputs(imported: Imported, inputs: Any) -> list[Any]:
+    arrays = _arrays(imported, inputs)
+    if arrays is None:
+        raise ModelError(
+            f"verify needs one array for each of the {len(imported.input_names)} inputs "
+            f"({', '.join(imported.input_names)}); pass example_inputs or verify=(array, ...)"
+        )
+    return arrays
+
+
+def _arrays(imported: Imported, inputs: Any) -> list[Any] | None:
+    """Return inputs as NumPy arrays; None when there is not one for each input of the model."""
     import numpy as np
 
     given = inputs if isinstance(inputs, (tuple, list)) else [inputs]
@@ -183,10 +205,7 @@ def _verify_inputs(imported: Imported, inputs: Any) -> list[Any]:
         if value is not None
     ]
     if len(arrays) != len(imported.input_names):
-        raise ModelError(
-            f"verify needs one array for each of the {len(imported.input_names)} inputs "
-            f"({', '.join(imported.input_names)}); pass example_inputs or verify=(array, ...)"
-        )
+        return None
     if imported.batch is None:
         return arrays
     return [  # the kernels of one sample are what the batch repeats

@@ -34,6 +34,7 @@ from xnortvm.transform.lift_constants import lift_constants
 from xnortvm.transform.lower_binary import LowerBinary
 from xnortvm.transform.scaled_sign import sink_sign_scales
 from xnortvm.transform.sign import canonicalize_sign
+from xnortvm.transform.stem import mark_stem
 from xnortvm.transform.threshold import FuseThresholds
 
 Pass = Callable[[IRModule], IRModule]
@@ -72,13 +73,18 @@ def graph_phases(report: Report, policy: ZeroPolicy) -> list[Phase]:
     ]
 
 
+#: On CPUs the first float convolutions read the image as it comes, see `xnortvm.stem`.
+STEM: dict[str, list[Pass]] = {"llvm": [mark_stem], "cuda": []}
+
+
 def kernel_phases(target: Target) -> list[Phase]:
     """How the kernels are made for one target."""
     return [
         Phase(
             "kernels",
             [
-                group_epilogues,  # first: nothing else looks into kernels
+                *STEM[target.kind],
+                group_epilogues,  # early: nothing else looks into kernels
                 relax_transform.LegalizeOps(legalize_map(isa_of(target))),
                 lift_constants,  # after legalising, which reads the weights
                 fuse_kernels,

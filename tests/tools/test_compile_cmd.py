@@ -27,6 +27,7 @@ def test_compile_passes_its_options_on(cli, fake, tmp_path: Path):
     cli(
         *("compile", "lenet", "-o", tmp_path / "x", "--target", "rpi4", "--num-threads", 4),
         *("--sign-zero=+1", "--verify", "--dump-dir", dump, "--batch", 3, "--input-size", 32),
+        *("--stem", "winograd"),
     )
     ((name, model, options),) = fake
     assert name == "compile"
@@ -37,6 +38,7 @@ def test_compile_passes_its_options_on(cli, fake, tmp_path: Path):
         "target": "rpi4",
         "num_threads": 4,
         "sign_zero": "+1",
+        "stem": "winograd",
         "verify": True,
         "dump_dir": str(dump),
     }

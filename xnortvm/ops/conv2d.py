@@ -27,13 +27,14 @@ def conv2d_te(
     dilation: tuple[int, int],
     groups: int,
     isa: Isa,
+    channels_last: bool = True,
 ) -> Any:
     """Return the tensor expression.
 
     Parameters
     ----------
     x : te.Tensor
-        (N, H, W, C) float.
+        (N, H, W, C) float; (N, C, H, W) without `channels_last`.
     w : te.Tensor
         (O / lanes, KH, KW, C / groups, lanes), blocked by `blocked_weight`.
 
@@ -42,7 +43,8 @@ def conv2d_te(
     Maps of odd width are computed wider (`Isa.float_columns`), reading zeros on the right.
     """
     dtype = str(x.dtype)
-    images, height, width, _ = (int(dim) for dim in x.shape)
+    size = [int(dim) for dim in x.shape]
+    images, (height, width) = size[0], size[1:3] if channels_last else size[2:]
     _, kernel_h, kernel_w, per_group, _ = (int(dim) for dim in w.shape)
     top, left, bottom, right = padding
     rows = output_size(height, kernel_h, strides[0], top, bottom, dilation[0])
@@ -53,7 +55,9 @@ def conv2d_te(
         computed = -(-columns // isa.float_columns) * isa.float_columns
     needed = (computed - 1) * strides[1] + dilation[1] * (kernel_w - 1) + 1
     right = max(right, needed - left - width)
-    padded = pad_image(x, (top, left, bottom, right), lambda _: tirx.const(0, dtype))
+    padded = pad_image(
+        x, (top, left, bottom, right), lambda _: tirx.const(0, dtype), channels_last=channels_last
+    )
     ky, kx, c = (
         te.reduce_axis((0, extent), name)
         for extent, name in ((kernel_h, "ky"), (kernel_w, "kx"), (per_group, "c"))
@@ -61,12 +65,11 @@ def conv2d_te(
 
     def product(n: Any, y: Any, i: Any, o: Any) -> Any:
         block, lane = lane_of(o, isa.lanes)
-        value = padded[
-            n,
-            y * strides[0] + ky * dilation[0],
-            i * strides[1] + kx * dilation[1],
-            group_of(o, outputs, groups, channels) * per_group + c,
-        ]
+        row, column = y * strides[0] + ky * dilation[0], i * strides[1] + kx * dilation[1]
+        channel = group_of(o, outputs, groups, channels) * per_group + c
+        value = (
+            padded[n, row, column, channel] if channels_last else padded[n, channel, row, column]
+        )
         return te.sum(value * w[block, ky, kx, c, lane], axis=[ky, kx, c])
 
     shape = (images, rows, computed, channels)

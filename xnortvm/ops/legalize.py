@@ -25,6 +25,8 @@ from xnortvm.ops.dense import NAME as DENSE
 from xnortvm.ops.dense import legalize as legalize_dense
 from xnortvm.ops.sign import NAME as SIGN
 from xnortvm.ops.sign import legalize as legalize_sign
+from xnortvm.ops.stem_conv2d import NAME as STEM_CONV2D
+from xnortvm.ops.stem_conv2d import legalize as legalize_stem_conv2d
 
 if TYPE_CHECKING:
     from xnortvm.schedules.isa import Isa
@@ -45,5 +47,6 @@ def legalize_map(isa: Isa) -> dict[str, Callable[[Any, Any], Any]]:
         BDENSE: partial(legalize_bdense, isa=isa),
         BMAXPOOL2D: legalize_bmaxpool2d,
         CONV2D: partial(legalize_conv2d, isa=isa),
+        STEM_CONV2D: partial(legalize_stem_conv2d, isa=isa),
         DENSE: partial(legalize_dense, isa=isa),
     }

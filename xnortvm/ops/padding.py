@@ -10,21 +10,35 @@ from xnortvm._tvm import te, tirx
 
 
 def pad_image(
-    x: Any, padding: tuple[int, int, int, int], value: Callable[[Any], Any], name: str = "pad"
+    x: Any,
+    padding: tuple[int, int, int, int],
+    value: Callable[[Any], Any],
+    name: str = "pad",
+    *,
+    channels_last: bool = True,
 ) -> Any:
     """Pad an NHWC tensor expression by (top, left, bottom, right); nothing when all are 0.
 
     Parameters
     ----------
     value : callable
-        From the index of the last axis to the padding value.
+        From the index of the channel to the padding value.
+    channels_last : bool
+        False for an NCHW tensor.
     """
     if not any(padding):
         return x
     top, left, bottom, right = padding
-    images, height, width, channels = (int(dim) for dim in x.shape)
+    shape = [int(dim) for dim in x.shape]
+    row_axis, column_axis = (1, 2) if channels_last else (2, 3)
+    height, width = shape[row_axis], shape[column_axis]
+    shape[row_axis] += top + bottom
+    shape[column_axis] += left + right
 
-    def element(n: Any, y: Any, i: Any, c: Any) -> Any:
+    def element(*index: Any) -> Any:
+        y, i = index[row_axis], index[column_axis]
+        at = list(index)
+        at[row_axis], at[column_axis] = y - top, i - left
         inside = []
         if top:
             inside.append(y >= top)
@@ -34,7 +48,8 @@ def pad_image(
             inside.append(i >= left)
         if right:
             inside.append(i < width + left)
-        return tirx.if_then_else(tirx.all(*inside), x[n, y - top, i - left, c], value(c))
+        return tirx.if_then_else(
+            tirx.all(*inside), x[tuple(at)], value(index[3 if channels_last else 1])
+        )
 
-    shape = (images, height + top + bottom, width + left + right, channels)
     return te.compute(shape, element, name=name, attrs={"xnortvm.op": "pad"})

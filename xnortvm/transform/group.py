@@ -34,6 +34,7 @@ ANCHORS = {
     "relax.xnortvm.bconv2d": "bconv2d",
     "relax.xnortvm.bdense": "bdense",
     "relax.nn.conv2d": "conv2d",
+    "relax.xnortvm.stem_conv2d": "conv2d",
     "relax.matmul": "dense",
     "relax.nn.max_pool2d": "max_pool2d",
     "relax.nn.avg_pool2d": "avg_pool2d",

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``relax.xnortvm.stem_conv2d``: a float convolution near the input, by one of several methods.
+
+It reads the image in the user's order of dimensions, so no transpose stands before it, and gives
+(N, rows, columns, O) float32. ``method`` says how:
+
+========  ==========================================================================
+exact     fp32, every product of the definition
+winograd  fp32, fewer products (`xnortvm.ops.stem_winograd`)
+========  ==========================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from xnortvm._tvm import TensorType, relax
+from xnortvm.ops import stem_winograd
+from xnortvm.ops.channels import blocked_weight
+from xnortvm.ops.conv2d import conv2d_te
+from xnortvm.ops.layout import output_size
+from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from xnortvm.schedules.isa import Isa
+
+NAME = "relax.xnortvm.stem_conv2d"
+
+
+def map_of(call: Any) -> tuple[int, int]:
+    """Return the rows and columns of the output map."""
+    attrs = call.attrs
+    size = static_shape(call.args[0])
+    height, width = size[1:3] if attrs["layout"] == "NHWC" else size[2:]
+    _, kernel_h, kernel_w, _ = static_shape(call.args[1])
+    top, left, bottom, right = (int(p) for p in attrs["padding"])
+    strides, dilation = attrs["strides"], attrs["dilation"]
+    return (
+        output_size(height, kernel_h, int(strides[0]), top, bottom, int(dilation[0])),
+        output_size(width, kernel_w, int(strides[1]), left, right, int(dilation[1])),
+    )
+
+
+def _infer(call: Any) -> TensorType:
+    images, outputs = static_shape(call.args[0])[0], static_shape(call.args[1])[0]
+    return TensorType((images, *map_of(call), outputs), "float32")
+
+
+register_relax_op(NAME, ["x", "w"], _infer)
+
+
+def stem_conv2d(x: Any, weight: Any, *, method: str = "exact", **attributes: Any) -> Any:
+    """Return a call.
+
+    Parameters
+    ----------
+    x : relax.Expr
+        (N, C, H, W) or (N, H, W, C) float32.
+    weight : relax.Expr
+        (O, KH, KW, C / groups) float32 constant.
+    method : str
+    **attributes
+        ``strides``, ``padding`` (top, left, bottom, right), ``dilation``, ``groups``, ``layout``
+        ("NCHW" or "NHWC"), ``layer``; for winograd ``tile`` (rows, columns).
+    """
+    return make_call(NAME, [x, weight], method=method, **attributes)
+
+
+def attributes_of(call: Any) -> dict[str, Any]:
+    """Return the attributes of a call as plain data."""
+    plain = {"strides", "padding", "dilation", "tile"}
+    values = {str(key): value for key, value in call.attrs.items()}
+    return {
+        key: [int(v) for v in value]
+        if key in plain
+        else str(value)
+        if key in ("layout", "layer", "method")
+        else float(value)
+        if key == "scale"
+        else int(value)
+        for key, value in values.items()
+    }
+
+
+def axes_of(call: Any) -> tuple[stem_winograd.Axis, stem_winograd.Axis]:
+    """Return what Winograd's method needs to know of rows and columns."""
+    attrs = attributes_of(call)
+    _, *kernel, _ = static_shape(call.args[1])
+    rows, columns = (
+        stem_winograd.Axis(*of_axis)
+        for of_axis in zip(kernel, attrs["strides"], map_of(call), attrs["tile"], strict=True)
+    )
+    return rows, columns
+
+
+def _exact(bb: Any, call: Any, weight: NDArray[Any], isa: Isa) -> Any:
+    attrs = attributes_of(call)
+    return bb.call_te(
+        lambda x, w: conv2d_te(
+            x,
+            w,
+            outputs=weight.shape[0],
+            strides=tuple(attrs["strides"]),  # type: ignore[arg-type]
+            padding=tuple(attrs["padding"]),  # type: ignore[arg-type]
+            dilation=tuple(attrs["dilation"]),  # type: ignore[arg-type]
+            groups=attrs["groups"],
+            isa=isa,
+            channels_last=attrs["layout"] == "NHWC",
+        ),
+        call.args[0],
+        relax.const(blocked_weight(weight, isa.lanes)),
+        primfunc_name_hint="xnortvm_conv2d",
+    )
+
+
+def _winograd(bb: Any, call: Any, weight: NDArray[Any], isa: Isa) -> Any:
+    attrs, axes = attributes_of(call), axes_of(call)
+    blocked = stem_winograd.blocked_winograd_weight(weight, *axes, isa.lanes)
+    return bb.call_te(
+        lambda x, w: stem_winograd.winograd_te(
+            x,
+            w,
+            outputs=weight.shape[0],
+            padding=(attrs["padding"][0], attrs["padding"][1]),
+            channels_last=attrs["layout"] == "NHWC",
+            axes=axes,
+            group=stem_winograd.group_of(axes[1].tiles, isa.float_registers - 1),
+            lanes=isa.lanes,
+        ),
+        call.args[0],
+        relax.const(blocked),
+        primfunc_name_hint="xnortvm_winograd",
+    )
+
+
+METHODS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {"exact": _exact, "winograd": _winograd}
+
+
+def legalize(bb: Any, call: Any, isa: Isa) -> Any:
+    """Lower a call to TIR by its method."""
+    weight = constant_value(call.args[1])
+    return METHODS[str(call.attrs["method"])](bb, call, weight, isa)
