@@ -19,7 +19,7 @@ SOURCES := xnortvm schedules models tools tests examples
 # says how that works), so it is shown a folder of links in which they lie where they are imported.
 TYPES   := build/types
 
-.PHONY: help demo test test-avx512 lint format bench figures clean
+.PHONY: help demo test test-avx512 lint format bench bench-check bench-record figures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -29,6 +29,8 @@ help:
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   per-layer speed of the packed kernels on this machine"
+	@echo "make bench-check   compare the instruction counts of the kernels with the record"
+	@echo "make bench-record  record them, when a change is meant"
 	@echo "make figures measure the figures in README and docs again"
 	@echo "make clean   remove everything that make made"
 
@@ -44,7 +46,13 @@ test-avx512: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-demo
 	$(BIN)/xnortvm bench --layers $(ARGS)
 
-figures: $(VENV)/.ready-demo
+bench-check: $(VENV)/.ready-dev
+	$(BIN)/python -m xnortvm.tools.bench_check $(ARGS)
+
+bench-record: $(VENV)/.ready-dev
+	$(BIN)/python -m xnortvm.tools.bench_check --record $(ARGS)
+
+figures: $(VENV)/.ready-dev
 	$(BIN)/python -m xnortvm.tools.figures $(ARGS)
 
 lint: $(VENV)/.ready-dev

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Compare the instruction counts of the hot kernels with those that are recorded.
+
+Times on shared machines are noise; what LLVM emits for a fixed CPU is not. Every kernel is compiled
+for every instruction set, whatever this machine is, and its loops are counted
+(`xnortvm.tools.object_code`).
+
+    python -m xnortvm.tools.bench_check            compare, exit with 1 where something got worse
+    python -m xnortvm.tools.bench_check --record   write the counts of now
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from xnortvm import ops
+from xnortvm._tvm import IRModule, installed_version, ir, relax, tirx, tvm
+from xnortvm.graph.dataflow import const
+from xnortvm.target import Target, resolve
+from xnortvm.tools.layer_modules import Layer, binary_layer, function, kernels_of
+from xnortvm.tools.object_code import Counts, count
+from xnortvm.tools.outcome import table
+
+RECORD = Path(__file__).parent / "kernel_counts.json"
+
+#: A CPU for each instruction set that has hand-made rules.
+CPUS = {
+    "avx512vpopcntdq": "llvm -mcpu=znver4",
+    "avx512bw": "llvm -mcpu=skylake-avx512",
+    "avx2": "llvm -mcpu=haswell",
+    "sse4": "llvm -mcpu=nehalem",
+    "neon": "llvm -mcpu=cortex-a72",
+}
+
+
+class Margin(NamedTuple):
+    """How much more a figure may be before it counts as worse."""
+
+    relative: float
+    absolute: float
+
+
+#: Working loops are what the time goes into; around them LLVM may shuffle a little.
+MARGINS = {"cost": Margin(0.02, 0.5), "spills": Margin(0.0, 2.0), "around": Margin(0.10, 20.0)}
+
+
+def _float_image(size: int, channels: int) -> np.ndarray[Any, Any]:
+    return np.zeros((1, size, size, channels), np.float32)
+
+
+def _bitpack() -> IRModule:
+    return function([_float_image(56, 64)], lambda emit, x: emit(ops.bitpack(x)))
+
+
+def _stem() -> IRModule:
+    """7×7 stride 2, batch norm, ReLU, as in ResNet-18."""
+    weight = np.random.default_rng(0).random((64, 7, 7, 3), dtype=np.float32)
+    scale, shift = np.linspace(0.5, 1.5, 64, dtype=np.float32), np.ones(64, np.float32)
+
+    def body(emit: Callable[[Any], Any], x: Any) -> Any:
+        y = emit(
+            relax.op.nn.conv2d(
+                x,
+                const(weight),
+                strides=(2, 2),
+                padding=(3, 3, 3, 3),
+                data_layout="NHWC",
+                kernel_layout="OHWI",
+            )
+        )
+        y = emit(ops.affine(y, const(scale), const(shift)))
+        return emit(relax.op.nn.relu(y))
+
+    return function([_float_image(224, 3)], body)
+
+
+def _pool() -> IRModule:
+    """The max pool behind the stem."""
+
+    def body(emit: Callable[[Any], Any], x: Any) -> Any:
+        return emit(
+            relax.op.nn.max_pool2d(
+                x, pool_size=(3, 3), strides=(2, 2), padding=(1, 1, 1, 1), layout="NHWC"
+            )
+        )
+
+    return function([_float_image(112, 64)], body)
+
+
+def _binary(layer: Layer) -> Callable[[], IRModule]:
+    return lambda: binary_layer(layer).mod
+
+
+#: Name → kind of work (`object_code.WORK`) and the module.
+KERNELS: dict[str, tuple[str, Callable[[], IRModule]]] = {
+    **{
+        str(layer): ("binary", _binary(layer))
+        for layer in (
+            Layer(3, 64, 56, 64, 1),
+            Layer(3, 128, 28, 128, 1),
+            Layer(3, 256, 14, 256, 1),
+            Layer(3, 512, 7, 512, 1),
+            Layer(3, 64, 56, 128, 2),
+            Layer(1, 64, 56, 128, 2),
+            Layer(1, 4096, 0, 4096, 1),
+        )
+    },
+    "bitpack 56×56×64": ("pack", _bitpack),
+    "stem 7×7 3→64 224×224 s2": ("float", _stem),
+    "max pool 3×3 112×112×64 s2": ("pool", _pool),
+}
+
+
+def measure(
+    kernels: Mapping[str, tuple[str, Callable[[], IRModule]]] = KERNELS,
+    cpus: Mapping[str, str] = CPUS,
+) -> dict[str, Counts]:
+    """Return the counts of every kernel on every instruction set, ``"avx2 · 3×3 …"``."""
+    found = {}
+    modules = {name: (kind, make()) for name, (kind, make) in kernels.items()}
+    for isa, cpu in cpus.items():
+        target = resolve(cpu)
+        for name, (kind, mod) in modules.items():
+            text = "\n".join(_assembly(kernels_of(mod, target), target))
+            found[f"{isa} · {name}"] = count(text, kind)
+    return found
+
+
+def _assembly(mod: IRModule, target: Target) -> Iterator[str]:
+    for gvar, func in mod.functions_items():
+        if isinstance(func, tirx.PrimFunc):
+            named = func.with_attr("global_symbol", str(gvar.name_hint))
+            library = tvm.compile(ir.IRModule({str(gvar.name_hint): named}), target.tvm).mod
+            for part in (library, *library.imports):
+                yield str(part.inspect_source("asm")) if part.kind == "llvm" else ""
+
+
+class Difference(NamedTuple):
+    """A figure that changed."""
+
+    kernel: str
+    figure: str
+    recorded: float
+    now: float
+    worse: bool
+
+
+def compare(recorded: Mapping[str, Counts], now: Mapping[str, Counts]) -> list[Difference]:
+    """Return what changed by more than its margin, in either direction."""
+    found = []
+    for kernel in now:
+        before = recorded.get(kernel)
+        if before is None:
+            continue
+        for figure, margin in MARGINS.items():
+            old, new = float(getattr(before, figure)), float(getattr(now[kernel], figure))
+            allowed = max(margin.relative * old, margin.absolute)
+            if abs(new - old) > allowed:
+                found.append(Difference(kernel, figure, old, new, new > old))
+    return found
+
+
+def read(path: Path | None = None) -> dict[str, Counts]:
+    """Return the recorded counts."""
+    data = json.loads((path or RECORD).read_text())
+    return {kernel: Counts(**figures) for kernel, figures in data["kernels"].items()}
+
+
+def write(counts: Mapping[str, Counts], path: Path | None = None) -> None:
+    """Record counts, with the compiler that they belong to."""
+    data = {
+        "tvm": installed_version("apache-tvm"),
+        "kernels": {kernel: asdict(figures) for kernel, figures in counts.items()},
+    }
+    text = json.dumps(data, indent=1, ensure_ascii=False)
+    (path or RECORD).write_text(text.replace("\n   ", " ").replace("\n  }", " }") + "\n")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare or record; the exit status is 1 when a kernel got worse."""
+    parser = argparse.ArgumentParser(prog="bench_check", description=__doc__)
+    parser.add_argument("--record", action="store_true", help="write the counts of now")
+    parser.add_argument("--all", action="store_true", help="print every kernel")
+    args = parser.parse_args(argv)
+    now = measure()
+    before = read() if RECORD.exists() else {}
+    changed = compare(before, now)
+    if args.all or not before:
+        head = ["kernel", "instructions / 1024", "spills", "around", "size"]
+        rows = [[k, c.cost, c.spills, c.around, c.size] for k, c in now.items()]
+        print(table(head, rows) + "\n")
+    print(_verdict(before, now, changed))
+    if args.record:
+        write(now)
+        print(f"recorded {len(now)} kernels in {RECORD.name}")
+        return 0
+    missing = [kernel for kernel in now if kernel not in before]
+    return int(any(each.worse for each in changed) or bool(missing))
+
+
+def _verdict(
+    before: Mapping[str, Counts], now: Mapping[str, Counts], changed: Sequence[Difference]
+) -> str:
+    lines = []
+    if changed:
+        rows = [
+            (each.kernel, _FIGURES[each.figure], each.recorded, each.now, _word(each))
+            for each in changed
+        ]
+        lines += [table(["kernel", "figure", "recorded", "now", ""], rows), ""]
+    missing = [kernel for kernel in now if kernel not in before]
+    if missing:
+        lines.append(f"{len(missing)} kernels are not recorded; run make bench-record")
+    worse = sum(each.worse for each in changed)
+    lines.append(
+        f"{len(now)} kernels: {worse} figures got worse, {len(changed) - worse} better"
+        + ("; look at the code, or run make bench-record if it is meant" if worse else "")
+    )
+    return "\n".join(lines)
+
+
+_FIGURES = {
+    "cost": "instructions for 1024 MACs",
+    "spills": "stack accesses in working loops",
+    "around": "instructions of other loops",
+}
+
+
+def _word(difference: Difference) -> str:
+    if not difference.recorded:
+        return "worse" if difference.worse else "better"
+    change = difference.now / difference.recorded - 1
+    return f"{'worse' if difference.worse else 'better'}, {change:+.1%}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
