@@ -19,13 +19,14 @@ SOURCES := xnortvm schedules models tools tests examples
 # says how that works), so it is shown a folder of links in which they lie where they are imported.
 TYPES   := build/types
 
-.PHONY: help demo test test-avx512 lint format bench bench-check bench-record figures clean
+.PHONY: help demo test test-avx512 fuzz fuzz-ci lint format bench bench-check bench-record figures clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    compile binary ResNet-18 for this machine, check it, compare its speed"
 	@echo "make test    run the tests"
 	@echo "make test-avx512  run AVX-512 kernels in an emulator (tests/emulated/README.md)"
+	@echo "make fuzz    compare 1000 random networks with PyTorch (ARGS=5000: as many)"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   per-layer speed of the packed kernels on this machine"
@@ -42,6 +43,15 @@ test: $(VENV)/.ready-dev
 
 test-avx512: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.emulated.run $(ARGS)
+
+# Random networks against PyTorch; what fails is shrunk and saved in build/fuzz. Replay it with
+# ARGS=build/fuzz/…/SPEC.json, and keep it in tests/fuzz/regressions.
+fuzz: $(VENV)/.ready-dev
+	$(BIN)/python -m tests.fuzz.run --workers $(WORKERS) --keep-going $(ARGS)
+
+# The same 300 networks every time.
+fuzz-ci: $(VENV)/.ready-dev
+	$(BIN)/python -m tests.fuzz.run 300 --seed 1 --workers $(WORKERS) $(ARGS)
 
 bench: $(VENV)/.ready-demo
 	$(BIN)/xnortvm bench --layers $(ARGS)

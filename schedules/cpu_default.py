@@ -97,7 +97,7 @@ def _nested(sch: Any, isa: Isa, num_threads: int) -> None:
     for block in _blocks(sch):
         if _name(sch, block) in names:
             continue
-        if groups and _follows(sch, groups[-1], block, names):
+        if groups and not _widens(sch, block) and _follows(sch, groups[-1], block, names):
             groups[-1].append(block)
         else:
             groups.append([block])
@@ -181,6 +181,11 @@ def _follows(sch: Any, group: Sequence[Any], block: Any, feeders: set[str]) -> b
     here = {_name(sch, member) for member in group} | feeders
     read = {_name(sch, producer) for producer in sch.get_producers(block)}
     return read <= here and _shared_axes(sch, group[0], block) > 0
+
+
+def _widens(sch: Any, block: Any) -> bool:
+    """Whether a pack reads a padded copy: TVM's reverse_compute_at would cut the padding off."""
+    return any(operator(sch, feeder) == "pack_pad" for feeder in sch.get_producers(block))
 
 
 def _shared_axes(sch: Any, first: Any, block: Any) -> int:

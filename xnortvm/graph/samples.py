@@ -196,8 +196,10 @@ def _pointwise(call: Any, draw: _Draw, known: dict[Any, Array]) -> Array:
         if value is None:
             value = value_of(arg)
             assert value is not None
-            vector = value.ndim == 1 and op_name(call) == "relax.nn.prelu"
-            value = value if vector else draw.constant(value)
+            if op_name(call) == "relax.nn.prelu" and value.ndim == 1:
+                axis = int(call.attrs.axis) % len(draw.dims)
+                value = value.reshape([-1 if i == axis else 1 for i in range(len(draw.dims))])
+            value = draw.constant(value)
         operands.append(value)
     return np.broadcast_to(apply(call, operands), draw.shape)
 

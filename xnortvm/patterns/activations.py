@@ -144,7 +144,7 @@ def _padded(values: Values, call: Any, policy: ZeroPolicy) -> BinaryActivations 
     if min(widths) < 0:
         return Reject("its input is cropped by a negative padding")
     inner = binary_activations(values, call.args[0], policy)
-    if isinstance(inner, Reject):
+    if isinstance(inner, Reject) or not any(widths):
         return inner
     if any(inner.padding):
         return Reject("its input is padded twice")

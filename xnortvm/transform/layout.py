@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from math import prod
 from typing import Any
 
@@ -71,10 +72,11 @@ def channels_last(mod: IRModule) -> IRModule:
     return rebuild(mod, layouts.visit, layouts.finish)
 
 
-def _reach_layers(graph: Graph) -> set[str]:
-    """Names of the inputs that reach a convolution or a pooling without being reduced before.
+def _reach_layers(graph: Graph) -> set[Any]:
+    """Variables that reach a convolution or a pooling without being reduced before.
 
-    They are reordered once, where they enter.
+    Those that come in the user's order, inputs and results of operators without a rule, are
+    reordered once, where they enter: a sign and a padding then stand next to their layer.
     """
     wanted: set[Any] = set()
     for var, call in reversed(list(graph.calls())):
@@ -82,19 +84,22 @@ def _reach_layers(graph: Graph) -> set[str]:
         if layer or (var in wanted and (is_pointwise(call) or op_name(call) in FOLLOWERS)):
             fields = call.args[0].fields if isinstance(call.args[0], relax.Tuple) else call.args
             wanted |= {a for a in fields if isinstance(a, relax.Var) and a.ty.ndim == var.ty.ndim}
-    return {str(param.name) for param in graph.params if param in wanted}
+    return wanted
 
 
 class _Layouts:
     """State of one run: the layout of each new variable and the reordered copies made so far."""
 
-    def __init__(self, reordered: set[str]) -> None:
-        self.reordered = reordered  # inputs that are channels-last from the start
+    def __init__(self, wanted: set[Any]) -> None:
+        self.wanted = wanted  # to be channels-last as early as possible
+        self.reordered: set[Any] = set()  # new variables of `wanted` in the user's order
+        self.noted = 0
         self.tags: dict[Any, Any] = {}
         self.last: dict[Any, Any] = {}  # user's order -> channels-last
         self.plain: dict[Any, Any] = {}  # ours -> user's order
 
     def visit(self, builder: Builder, var: Any, call: Any) -> Any:
+        self._note(builder)
         rule = RULES.get(op_name(call))
         if rule is None and is_pointwise(call):
             rule = _pointwise
@@ -107,12 +112,18 @@ class _Layouts:
         args = [self.user_order(builder, arg) for arg in call.args]
         return ir.Call(call.op, args, call.attrs, call.ty_args, call.span)
 
+    def _note(self, builder: Builder) -> None:
+        """Find which of the values since the last call are in the user's order and wanted."""
+        for old, new in islice(builder.env.items(), self.noted, None):
+            if old in self.wanted and isinstance(new, relax.Var) and self.tag(new) is None:
+                self.reordered.add(new)
+        self.noted = len(builder.env)
+
     def entering(self, builder: Builder, expr: Any) -> Any:
-        """Return an operand, or the channels-last form of an input that is to be reordered."""
+        """Return an operand, or the channels-last form of one that is to be reordered."""
         if isinstance(expr, relax.Tuple):
             return relax.Tuple([self.entering(builder, field) for field in expr.fields])
-        is_input = isinstance(expr, relax.Var) and expr not in builder.value
-        if is_input and str(expr.name) in self.reordered:
+        if isinstance(expr, relax.Var) and expr in self.reordered:
             return self.channels_last(builder, expr)
         return expr
 
@@ -187,10 +198,8 @@ def _conv1d(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
     weight = value_of(call.args[1])
     if str(attrs.data_layout) != "NCW" or weight is None or shape_of(call.args[0]) is None:
         return None
-    x = state.channels_last(builder, call.args[0])
-    n, length, c = shape_of(x)  # type: ignore[misc]
     conv = relax.op.nn.conv2d(
-        builder.emit(relax.op.reshape(x, (n, 1, length, c))),
+        _one_row(builder, state.channels_last(builder, call.args[0])),
         const(weight.transpose(0, 2, 1)[:, None]),
         strides=[1, int(attrs.strides[0])],
         padding=[0, int(attrs.padding[0]), 0, int(attrs.padding[1])],
@@ -204,6 +213,18 @@ def _conv1d(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
     n, _, length, o = shape_of(wide)  # type: ignore[misc]
     squeezed = relax.op.reshape(wide, (n, length, o))
     return state.emit(builder, squeezed, CHANNELS_LAST, var, call.span)
+
+
+def _one_row(builder: Builder, x: Any) -> Any:
+    """(N, L, C) → (N, 1, L, C); padding stays last, where layers look for it."""
+    n, length, c = shape_of(x)  # type: ignore[misc]
+    pad = builder.producer(x)
+    widths = _ints(pad.attrs.pad_width) if op_name(pad) == "relax.nn.pad" else []
+    if not widths or str(pad.attrs.pad_mode) != "constant" or any(widths[:2] + widths[4:]):
+        return builder.emit(relax.op.reshape(x, (n, 1, length, c)))
+    inner = builder.emit(relax.op.reshape(pad.args[0], (n, 1, length - sum(widths), c)))
+    around = [0, 0, 0, 0, *widths[2:4], 0, 0]
+    return builder.emit(relax.op.nn.pad(inner, around, pad_value=float(pad.attrs.pad_value)))
 
 
 def _pool(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
