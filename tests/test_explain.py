@@ -104,8 +104,10 @@ def test_rows_count_the_macs_of_grouped_and_transposed_convolutions() -> None:
     model = nn.Sequential(
         nn.Conv2d(4, 8, 3, 2, 1, groups=2), nn.ConvTranspose2d(8, 6, (2, 3), 2, groups=2)
     ).eval()
-    first, second = xnortvm.explain(model, example_inputs=torch.zeros(2, 4, 8, 8)).layers
+    first, *second = xnortvm.explain(model, example_inputs=torch.zeros(2, 4, 8, 8)).layers
     assert first.macs == 2 * 4 * 4 * 8 * (3 * 3 * 2)
     assert first.shape == "3×3 4→8 /2 on 4×4 groups 2"
-    assert second.macs == 2 * 4 * 4 * 8 * (2 * 3 * 3)
-    assert second.shape == "2×3 8→6 /2 on 8×9 groups 2"
+    # one convolution for each remainder of row and column, 4 × 5 outputs each
+    assert [row.name for row in second] == ["1[0,0]", "1[0,1]", "1[1,0]", "1[1,1]"]
+    assert sum(row.macs for row in second) == 2 * 4 * 5 * 6 * (2 * 3 * 4)
+    assert second[0].shape == "1×2 8→6 /1 on 4×5 groups 2"

@@ -54,7 +54,7 @@ REFUSALS: dict[str, tuple[Callable[..., Any], str]] = {
     ),
     "scale per channel": (
         lambda emit, x: conv(emit(relax.op.multiply(_sign(emit, x), f32(np.arange(1, 9)))), WEIGHT),
-        "not a sign times a number",
+        "a sign times a scale for each channel",
     ),
     "sign times zero": (
         lambda emit, x: conv(emit(relax.op.multiply(_sign(emit, x), f32(0.0))), WEIGHT),

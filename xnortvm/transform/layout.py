@@ -18,16 +18,9 @@ from typing import Any
 import numpy as np
 
 from xnortvm._tvm import IRModule, ir, relax
-from xnortvm.graph.dataflow import (
-    Builder,
-    Graph,
-    const,
-    op_name,
-    rebuild,
-    shape_of,
-    value_of,
-)
+from xnortvm.graph.dataflow import Builder, Graph, const, op_name, rebuild, shape_of, value_of
 from xnortvm.graph.pointwise import is_pointwise, scalar_operand
+from xnortvm.transform.transposed import expand, is_expandable
 
 
 @dataclass(frozen=True)
@@ -227,6 +220,13 @@ def _one_row(builder: Builder, x: Any) -> Any:
     return builder.emit(relax.op.nn.pad(inner, around, pad_value=float(pad.attrs.pad_value)))
 
 
+def _transposed(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
+    if not is_expandable(var, call):
+        return None
+    wide = expand(builder, var, call, state.channels_last(builder, call.args[0]))
+    return None if wide is None else state.emit(builder, wide, CHANNELS_LAST, var, call.span)
+
+
 def _pool(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
     if str(call.attrs.layout) != "NCHW" or not isinstance(call.args[0], relax.Var):
         return None
@@ -394,6 +394,8 @@ def _ints(values: Any) -> list[int]:
 RULES: dict[str, Rule] = {
     "relax.nn.conv2d": _conv2d,
     "relax.nn.conv1d": _conv1d,
+    "relax.nn.conv2d_transpose": _transposed,
+    "relax.nn.conv1d_transpose": _transposed,
     "relax.nn.max_pool2d": _pool,
     "relax.nn.avg_pool2d": _pool,
     "relax.nn.adaptive_avg_pool2d": _pool,
@@ -409,6 +411,8 @@ RULES: dict[str, Rule] = {
     "relax.matmul": _matmul,
 }
 
+_ON_IMAGES = (_conv2d, _conv1d, _transposed, _pool)
+
 #: Layers that decide the order of their input, and operators that keep it.
-LAYERS = frozenset(name for name, rule in RULES.items() if rule in (_conv2d, _conv1d, _pool))
+LAYERS = frozenset(name for name, rule in RULES.items() if rule in _ON_IMAGES)
 FOLLOWERS = frozenset(name for name, rule in RULES.items() if rule in (_concat, _pad, _slice))

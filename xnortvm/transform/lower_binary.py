@@ -43,8 +43,8 @@ from xnortvm.report import LayerRow, Report
 #: Layers that never become binary, with what a reader of the report should know.
 _ALWAYS_FLOAT = {
     "relax.nn.conv1d": "its shape or weights are not static",
-    "relax.nn.conv2d_transpose": "transposed convolutions have no packed kernel",
-    "relax.nn.conv1d_transpose": "transposed convolutions have no packed kernel",
+    "relax.nn.conv2d_transpose": "its shape or weights are not static, or it reads only padding",
+    "relax.nn.conv1d_transpose": "its shape or weights are not static, or it reads only padding",
     "relax.nn.conv3d": "3-D convolutions have no packed kernel",
 }
 
