@@ -70,8 +70,8 @@ class Isa:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vpopcntdq", 512, 32, "word", "shifts", "", "movmsk8", 20, 31, 1),
-        Isa("avx512bw", 512, 32, "byte", "maddubs", "pshufb", "movmsk8", 20, 31, 1),
+        Isa("avx512vpopcntdq", 512, 32, "word", "shifts", "", "mask16", 20, 31, 1),
+        Isa("avx512bw", 512, 32, "byte", "maddubs", "pshufb", "mask16", 20, 31, 1),
         Isa("avx2", 256, 16, "byte", "maddubs", "pshufb", "movmsk8", 12, 10, 4),
         Isa("sse4", 128, 16, "byte", "maddubs", "pshufb", "movmsk4", 12, 10, 4),
         Isa("sse2", 128, 16, "byte", "shifts", "", "movmsk4", 8, 10, 4),

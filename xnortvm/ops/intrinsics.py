@@ -210,7 +210,19 @@ def _pack_reduce(values: Sequence[Any], or_zero: bool, lanes: int) -> Any:
     return tirx.call_llvm_pure_intrin("uint32", f"llvm.vector.reduce.or.v{lanes}i32", bits)
 
 
+def _pack_mask(values: Sequence[Any], or_zero: bool, lanes: int) -> Any:
+    word = None
+    for start in range(0, len(values), lanes):
+        negative = _is_negative(_vector_load(values[start], lanes), or_zero, lanes)
+        # A mask register; `tirx.reinterpret` would refuse, since a bool counts as 8 bits there.
+        mask = tirx.call_intrin(f"uint{lanes}", "tirx.reinterpret", negative)
+        part = tirx.Cast("uint32", mask)
+        word = part if word is None else word | (part << _const(start))
+    return word
+
+
 _PACK: dict[str, Callable[[Sequence[Any], bool], Any]] = {
+    "mask16": lambda values, or_zero: _pack_mask(values, or_zero, 16),
     "movmsk8": lambda values, or_zero: _pack_movmsk(values, or_zero, 8),
     "movmsk4": lambda values, or_zero: _pack_movmsk(values, or_zero, 4),
     "reduce4": lambda values, or_zero: _pack_reduce(values, or_zero, 4),
@@ -241,7 +253,8 @@ def pack_word(values: Sequence[Any], *, or_zero: bool, flavour: str) -> Any:
     or_zero : bool
         Whether 0 counts as negative.
     flavour : str
-        ``"movmsk8"`` (AVX), ``"movmsk4"`` (SSE) or ``"reduce4"`` (anywhere).
+        ``"mask16"`` (AVX-512), ``"movmsk8"`` (AVX), ``"movmsk4"`` (SSE) or ``"reduce4"``
+        (anywhere).
     """
     op = ir.Op.get(f"tirx.xnortvm_pack_{flavour}")
     return tirx.call_intrin("uint32", op, _const(int(or_zero), "int32"), *values)
