@@ -26,7 +26,7 @@ def _exportable(step: Step) -> Step:
     """ONNX has no copysign."""
     if step.args.get("sign") != "copysign":
         return step
-    return Step(step.op, step.x, step.args | {"sign": "torch.sign"})
+    return Step(step.op, step.x, step.args | {"sign": "sign"})
 
 
 @st.composite

@@ -23,7 +23,7 @@ def test_once_wrong_now_right(path: Path) -> None:
 
 
 def _layer(**args: object) -> Step:
-    return Step("linear", 0, {"sign": "torch.sign", "weight": "Sign", "outputs": 4} | _PLAIN | args)
+    return Step("linear", 0, {"sign": "sign", "weight": "Sign", "outputs": 4} | _PLAIN | args)
 
 
 _PLAIN = {"bias": False, "before": [], "after": [], "flatten": "after", "rows": False}

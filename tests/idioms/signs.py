@@ -78,8 +78,8 @@ def sign_or_one(x: Tensor) -> Tensor:
 
 SIGNS: dict[str, Sign] = {
     "autograd function": Sign(lambda x: Estimator.apply(x)),
-    "torch.sign": Sign(torch.sign),
-    "minus torch.sign": Sign(lambda x: -torch.sign(x), (1.0, -1.0)),
+    "sign": Sign(torch.sign),
+    "minus sign": Sign(lambda x: -torch.sign(x), (1.0, -1.0)),
     "where zero": Sign(sign_or_one, at_threshold=1.0),
     "where greater": Sign(lambda x: torch.where(x > 0, _one(x), -_one(x)), at_threshold=-1.0),
     "where greater or equal": Sign(lambda x: torch.where(x >= 0, 1.0, -1.0), at_threshold=1.0),
