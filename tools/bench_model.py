@@ -79,6 +79,7 @@ def compiled_model(
         target=args.target,
         example_inputs=source.example_inputs,
         num_threads=args.num_threads,
+        verify=False,
     )
     return compiled, source
 

@@ -36,7 +36,10 @@ def add_compile_arguments(parser: argparse.ArgumentParser) -> None:
         help="take sign(0), a true zero in PyTorch, as +1 instead of keeping it",
     )
     parser.add_argument(
-        "--verify", action="store_true", help="check every binary layer against its reference"
+        "--verify",
+        action=argparse.BooleanOptionalAction,
+        help="compare the compiled model with the source model, layer by layer; done when the "
+        "target is this machine, unless --no-verify is given",
     )
 
 
@@ -65,13 +68,14 @@ def run(args: argparse.Namespace) -> Outcome:
     )
     seconds = time.perf_counter() - start
     compiled.save(output)
+    report = compiled.report.to_json()
     data = {
         "model": source.name,
         "output": str(output),
         "target": target.to_json(),
         "seconds": seconds,
-        "verified": args.verify,
-        "report": compiled.report.to_json(),
+        "verified": report.get("verification") is not None,
+        "report": report,
     }
     text = f"{compiled.report}\n\nCompiled in {seconds:.1f} s (seconds) and saved to {output}."
     return Outcome(text, data)

@@ -174,8 +174,8 @@ def compare(mine: Outputs, theirs: Outputs, peer: str, *, exact: bool = True) ->
     if exact and not (error <= _SAME or (error <= _FLIPPED and top1)):
         raise VerificationError(
             f"the peer {peer} and the compiled model disagree by {error:.1e} of the largest "
-            f"output{'' if top1 else ' and on the best class'}; run the model with verify=True to "
-            "see which of the two is wrong"
+            f"output{'' if top1 else ' and on the best class'}; compile the model with verify=True "
+            "to see which of the two is wrong"
         )
     return Agreement(error, top1, cosine)
 

@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnortvm import pipeline
+from xnortvm import verify as verification
 from xnortvm._tvm import IRModule
-from xnortvm.errors import ModelError
+from xnortvm.errors import ModelError, TargetError
 from xnortvm.frontend import Imported, import_model
 from xnortvm.frontend.batch import one_sample
 from xnortvm.patterns import ZeroPolicy
@@ -19,7 +23,6 @@ from xnortvm.runtime.module import CompiledModel, load
 from xnortvm.stem import check_stem, choose_stem
 from xnortvm.target import Target, resolve
 from xnortvm.transform.kernel_rows import add_kernels, planned_activations
-from xnortvm.verify import verify_layers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +42,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     num_threads: int | None = None,
     sign_zero: str | None = None,
     stem: str = "exact",
-    verify: bool | Sequence[Any] = False,
+    verify: bool | Sequence[Any] | None = None,
     dump_dir: str | Path | None = None,
 ) -> CompiledModel:
     """Compile a model with binary layers.
@@ -68,10 +71,11 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
         How float convolutions that no other layer precedes are computed. ``"winograd"`` is fp32
         with fewer products. The report states the error measured on the example inputs, and why a
         layer stays exact that the method does not fit.
-    verify : bool or tuple of arrays
-        Run the compiled kernels, on these inputs or on the example inputs, and compare every
-        binary layer's integer accumulator with a reference, exactly. Needs a target that runs
-        here.
+    verify : bool or tuple of arrays, optional
+        Run the compiled model and the source model, on these inputs or on the example inputs, and
+        compare them layer by layer: the integers of binary layers exactly, floats by the bound of
+        docs/semantics.md. By default that is done when the target is this host; False leaves it
+        out.
     dump_dir : path, optional
         Folder that gets the module after each phase, for bug reports.
 
@@ -106,22 +110,32 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     """
     resolved = resolve(target, num_threads=num_threads)
     check_stem(stem, resolved)
-    imported = _read(model, example_inputs, dynamic_batch, dynamic_shapes)
+    checks = _checks(verify, resolved)
     report = _report(resolved)
-    graph = pipeline.run(imported.mod, pipeline.graph_phases(report, _policy(sign_zero)), dump_dir)
-    graph = choose_stem(graph, stem, _arrays(imported, example_inputs), report)
-    kernels = pipeline.run(graph, pipeline.kernel_phases(resolved), dump_dir)
+    with _timed(report, "import"):
+        imported = _read(model, example_inputs, dynamic_batch, dynamic_shapes)
+    with _timed(report, "passes"):
+        phases = pipeline.graph_phases(report, _policy(sign_zero))
+        exposed = verification.expose(imported.mod) if checks else None
+        lowered = pipeline.run(exposed.mod if exposed else imported.mod, phases[:-1], dump_dir)
+        graph = verification.drop(lowered, exposed) if exposed else lowered
+        graph = pipeline.run(graph, phases[-1:], dump_dir)
+        graph = choose_stem(graph, stem, _arrays(imported, example_inputs), report)
+        kernels = pipeline.run(graph, pipeline.kernel_phases(resolved), dump_dir)
     add_kernels(report, kernels)
     report.bytes_activations = planned_activations(kernels)
     if imported.batch is not None:
         report.notes.append(f"any {imported.batch}; sizes and MACs are those of one sample")
-    kernels = pipeline.run(kernels, pipeline.batch_phases(imported.batch), dump_dir)
-    built = build(kernels, resolved)
-    compiled = CompiledModel.from_built(built, report)
+    with _timed(report, "build"):
+        kernels = pipeline.run(kernels, pipeline.batch_phases(imported.batch), dump_dir)
+        compiled = CompiledModel.from_built(build(kernels, resolved), report)
+    if exposed is not None and _worth(verify, report):
+        with _timed(report, "verify"):
+            made = verification.Lowered(exposed, lowered, graph, imported.batch)
+            given = None if isinstance(verify, bool) else verify
+            verification.verify(compiled, made, imported.twin, report, given)
     log.info("%s: %s", resolved.name, report.summary())
-    if verify is not False:
-        inputs = example_inputs if verify is True else verify
-        verify_layers(graph, resolved, _verify_inputs(imported, inputs), report)
+    log.debug("seconds: %s", ", ".join(f"{k} {v:.2f}" for k, v in report.seconds.items()))
     return compiled
 
 
@@ -184,16 +198,6 @@ def _policy(sign_zero: str | None) -> ZeroPolicy:
     return ZeroPolicy(accept=sign_zero == "+1")
 
 
-def _verify_inputs(imported: Imported, inputs: Any) -> list[Any]:
-    arrays = _arrays(imported, inputs)
-    if arrays is None:
-        raise ModelError(
-            f"verify needs one array for each of the {len(imported.input_names)} inputs "
-            f"({', '.join(imported.input_names)}); pass example_inputs or verify=(array, ...)"
-        )
-    return arrays
-
-
 def _arrays(imported: Imported, inputs: Any) -> list[Any] | None:
     """Return inputs as NumPy arrays; None when there is not one for each input of the model."""
     import numpy as np
@@ -212,3 +216,39 @@ def _arrays(imported: Imported, inputs: Any) -> list[Any] | None:
         array[:1] if str(param.name) in imported.batch.inputs else array
         for param, array in zip(imported.mod["main"].params, arrays, strict=True)
     ]
+
+
+def _checks(verify: Any, target: Target) -> bool:
+    """Whether to verify: by default where the compiled code runs."""
+    if verify is None:
+        return target.is_host
+    if verify is False:
+        return False
+    if not target.is_host:
+        raise TargetError(
+            f"verify runs the compiled kernels and {target.name} is not this machine; "
+            "compile without verify and verify on the device"
+        )
+    return True
+
+
+#: Multiply-accumulates up to which a model is verified unasked: some seconds of NumPy.
+_VERIFIED_MACS = 20e9
+
+
+def _worth(verify: Any, report: Report) -> bool:
+    """Leave large models unverified unless that was asked for, and say so."""
+    macs = report.binary_macs + report.float_macs
+    if verify is not None or macs <= _VERIFIED_MACS:
+        return True
+    note = f"not verified: {macs / 1e9:.0f} G MACs would take long; verify=True does it"
+    report.notes.append(note)
+    log.info("%s", note)
+    return False
+
+
+@contextmanager
+def _timed(report: Report, stage: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    report.seconds[stage] = round(time.perf_counter() - start, 3)

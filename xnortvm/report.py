@@ -53,6 +53,35 @@ class LayerRow:
 
 
 @dataclass
+class Verification:
+    """What `xnortvm.verify` compared; there is none without differences within the bounds.
+
+    Attributes
+    ----------
+    inputs, against : str
+        What the models were run on, and who ran the source model.
+    kernels, binary_layers : int
+        Kernels compared one by one; binary layers whose integers are exact.
+    signs, signs_near_zero, zeros : int
+        Packed signs of the run; those whose argument lies within rounding of 0 and that both sides
+        take differently; exact zeros of torch.sign that were taken as +1.
+    largest_difference : float
+        Of the outputs, relative to the largest value of each.
+    seconds : float
+    """
+
+    inputs: str
+    against: str
+    kernels: int
+    binary_layers: int
+    signs: int
+    signs_near_zero: int
+    zeros: int
+    largest_difference: float
+    seconds: float = 0.0
+
+
+@dataclass
 class Report:
     """Every decision of one compilation.
 
@@ -69,6 +98,10 @@ class Report:
         Memory that a run needs for activations, packed and float.
     bytes_library : int
         Size of the library, weights included; 0 before it is built.
+    verification : Verification, optional
+        What was compared with the source model; None when nothing was.
+    seconds : dict of str to float
+        How long each stage of the compiler took.
     """
 
     target: str = ""
@@ -78,6 +111,8 @@ class Report:
     notes: list[str] = field(default_factory=list)
     bytes_activations: int = 0
     bytes_library: int = 0
+    verification: Verification | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def num_binary_ops(self) -> int:
@@ -146,11 +181,14 @@ class Report:
             },
             "layers": [asdict(row) for row in self.layers],
             "notes": list(self.notes),
+            "verification": None if self.verification is None else asdict(self.verification),
+            "seconds": dict(self.seconds),
         }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Report:
         """Return the report that `to_json` described."""
+        checked = data.get("verification")
         return cls(
             target=data["target"],
             isa=data["isa"],
@@ -159,6 +197,8 @@ class Report:
             notes=list(data["notes"]),
             bytes_activations=data["totals"]["bytes_activations"],
             bytes_library=data["totals"]["bytes_library"],
+            verification=Verification(**checked) if checked else None,
+            seconds=dict(data.get("seconds", {})),
         )
 
     def __str__(self) -> str:

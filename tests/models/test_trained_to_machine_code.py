@@ -16,7 +16,7 @@ def test_the_shipped_checkpoint_reads_all_test_digits_as_pytorch_does() -> None:
     model = load(CHECKPOINTS / "digits")
     test = load_data("digits").test
     images = test.batch(torch.arange(len(test.labels)), None)
-    compiled = xnortvm.compile(model, example_inputs=(images[:60],), verify=True)
+    compiled = xnortvm.compile(model, example_inputs=(images[:60],))
     assert [row.name for row in compiled.report.layers if row.binary] == [*binary_layers(model)]
     with torch.inference_mode():
         expected = model(images)
@@ -37,7 +37,7 @@ def test_a_binarized_and_trained_network_is_compiled_whole() -> None:
     )  # fmt: skip
     binary = binarize(net, example_inputs=images)
     train(binary, data, make_recipe("short", epochs=1), options=Options(quiet=True))
-    compiled = xnortvm.compile(binary.eval(), example_inputs=(images,), verify=True)
+    compiled = xnortvm.compile(binary.eval(), example_inputs=(images,))
     assert compiled.report.num_binary_ops == len(binary_layers(binary)) == 2
     with torch.inference_mode():
         expected = binary(images)

@@ -16,7 +16,7 @@ NETWORK = ("lenet", "--input-size", "16", "--seed", "3")
 @pytest.fixture
 def saved(cli, tmp_path: Path) -> Path:
     path = tmp_path / "lenet.xnor"
-    data = cli("compile", *NETWORK, "-o", path, "--verify", "--json").data
+    data = cli("compile", *NETWORK, "-o", path, "--json").data
     assert data["verified"] is True
     assert data["report"]["totals"]["binary_layers"] > 0
     return path

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from xnortvm.frontend.twin import Twin
+
 Kind = Literal["torch", "exported", "onnx", "relax"]
 
 
@@ -77,6 +79,8 @@ class Imported:
     batch : Batch or None
         Of a model with a dynamic batch. `mod` then is the model for one sample, and the samples are
         known not to meet.
+    twin : Twin, optional
+        Runs the source model; None where it is nothing but `mod`.
     """
 
     mod: Any
@@ -86,3 +90,4 @@ class Imported:
     kind: Kind
     sources: Mapping[str, str] = field(default_factory=dict)
     batch: Batch | None = None
+    twin: Twin | None = None

@@ -21,12 +21,13 @@ from xnortvm.frontend.onnx_graph import OnnxGraph, extents
 from xnortvm.frontend.onnx_qonnx import DOMAINS, lower_quantisers
 from xnortvm.frontend.onnx_relax import OnnxTranslator
 from xnortvm.frontend.onnx_rewrites import rewrite_nodes
+from xnortvm.frontend.onnx_twin import OnnxTwin
 from xnortvm.frontend.shapes import refuse_dynamic
 
 
 def import_file(path: Path, example_inputs: Any = None, dynamic_batch: bool = False) -> Imported:
     """Import an ``.onnx`` file, with its external data if it has any."""
-    return _import(_load(path), str(path), example_inputs, dynamic_batch)
+    return _import(_load(path), str(path), example_inputs, dynamic_batch, path)
 
 
 def import_proto(model: Any, example_inputs: Any = None, dynamic_batch: bool = False) -> Imported:
@@ -37,10 +38,12 @@ def import_proto(model: Any, example_inputs: Any = None, dynamic_batch: bool = F
                 f"the ONNX model's tensor {tensor.name!r} lies in another file that is not loaded; "
                 "pass the path of the .onnx file instead, or load the model with its external data"
             )
-    return _import(model, "the ONNX model", example_inputs, dynamic_batch)
+    return _import(model, "the ONNX model", example_inputs, dynamic_batch, model)
 
 
-def _import(model: Any, what: str, example_inputs: Any, dynamic_batch: bool) -> Imported:
+def _import(
+    model: Any, what: str, example_inputs: Any, dynamic_batch: bool, source: Any
+) -> Imported:
     _check(model, what)
     if model.functions:
         model = inliner.inline_local_functions(model)
@@ -70,7 +73,8 @@ def _import(model: Any, what: str, example_inputs: Any, dynamic_batch: bool) -> 
     outputs = tuple(str(value.name) for value in graph.outputs)
     structure = outputs[0] if len(outputs) == 1 else outputs
     inputs = tuple(str(value.name) for value in graph.inputs)
-    return Imported(mod, inputs, outputs, structure, "onnx", translator.sources)
+    twin = OnnxTwin(graph, translator.layers, source, _arrays(example_inputs))
+    return Imported(mod, inputs, outputs, structure, "onnx", translator.sources, twin=twin)
 
 
 def _load(path: Path) -> Any:
@@ -107,6 +111,13 @@ def _check(model: Any, what: str) -> None:
         ) from error
     except ValueError:
         pass  # above 2 GB the checker takes files only
+
+
+def _arrays(example_inputs: Any) -> list[Any] | None:
+    if example_inputs is None:
+        return None
+    given = example_inputs if isinstance(example_inputs, Sequence) else (example_inputs,)
+    return [np.asarray(value) for value in given]
 
 
 def _fix_shapes(graph: OnnxGraph, example_inputs: Any, dynamic_batch: bool) -> None:

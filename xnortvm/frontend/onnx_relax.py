@@ -31,12 +31,15 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
     ----------
     sources : dict
         Layer name to ``file.py:line``, filled by `translate`.
+    layers : dict
+        Layer name to the node that is the layer, filled by `translate`.
     """
 
     def __init__(self, graph: OnnxGraph) -> None:
         super().__init__({}, {})
         self.bb = LayerBuilder()
         self.sources: dict[str, str] = {}
+        self.layers: dict[str, Any] = {}
         self._graph = graph
         self._names = OnnxNames(graph.parameters)
         self._layers = LayerCounter()
@@ -108,6 +111,7 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         layer = self._names.layer(node)
         if is_layer:
             layer = self._layers.unique(layer)
+            self.layers[layer] = node
         line = source_line(node)
         if line is not None and (is_layer or layer not in self.sources):
             self.sources[layer] = f"{line.file}:{line.line}"

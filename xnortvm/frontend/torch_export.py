@@ -61,7 +61,7 @@ def export_module(
             raise ModelError("dynamic_batch and dynamic_shapes are both given; pass one of them")
         inputs, shapes = open_batch(model.forward, inputs)
     try:
-        with _eval_mode(model):
+        with eval_mode(model):
             return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
     except Exception as error:  # torch.export lets through whatever a model raises
         raise _explained(model, inputs, error) from error
@@ -96,7 +96,7 @@ def _example_tuple(model: torch.nn.Module, example_inputs: Any) -> tuple[Any, ..
 
 
 @contextmanager
-def _eval_mode(model: torch.nn.Module) -> Iterator[None]:
+def eval_mode(model: torch.nn.Module) -> Iterator[None]:
     """Put a module into eval mode, and at the end everything back that a forward may write to.
 
     Under torch.export a forward that assigns to ``weight.data`` or to an attribute leaves tensors
@@ -157,7 +157,7 @@ def _eager_error(model: torch.nn.Module, inputs: tuple[Any, ...]) -> Exception |
     except Exception:  # modules may hold anything, and what cannot be copied cannot be tried
         return None
     try:
-        with torch.no_grad(), _eval_mode(twin):
+        with torch.no_grad(), eval_mode(twin):
             twin(*inputs)
     except Exception as error:  # whatever the model raises
         return error

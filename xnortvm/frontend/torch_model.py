@@ -23,6 +23,7 @@ from xnortvm.frontend.torch_export import export_module
 from xnortvm.frontend.torch_graph import inference_graph
 from xnortvm.frontend.torch_outputs import output_structure
 from xnortvm.frontend.torch_relax import GraphTranslator
+from xnortvm.frontend.torch_twin import TorchTwin
 
 
 def import_module(
@@ -31,10 +32,12 @@ def import_module(
     """Export a module in eval mode and import it."""
     with _quiet():
         program = export_module(model, example_inputs, dynamic)
-    return import_program(program, kind="torch")
+    return import_program(program, kind="torch", model=model)
 
 
-def import_program(program: ExportedProgram, kind: Kind = "exported") -> Imported:
+def import_program(
+    program: ExportedProgram, kind: Kind = "exported", model: torch.nn.Module | None = None
+) -> Imported:
     """Import an exported program, decomposed or not.
 
     Raises
@@ -55,7 +58,8 @@ def import_program(program: ExportedProgram, kind: Kind = "exported") -> Importe
         mod = finish(translator.translate())
     structure, output_names = output_structure(program.call_spec.out_spec, graph.outputs)
     input_names = tuple(str(node.name) for node in graph.inputs)
-    return Imported(mod, input_names, output_names, structure, kind, translator.sources)
+    twin = TorchTwin(graph, translator.layers, model, program.example_inputs)
+    return Imported(mod, input_names, output_names, structure, kind, translator.sources, twin=twin)
 
 
 def _undecomposed(error: Exception) -> ModelError:

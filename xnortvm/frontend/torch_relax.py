@@ -26,6 +26,8 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
     ----------
     sources : dict
         Layer name to ``file.py:line``, filled by `translate`.
+    layers : dict
+        Layer name to the node that is the layer, filled by `translate`.
     """
 
     def __init__(self, graph: InferenceGraph) -> None:
@@ -34,6 +36,7 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
         self._layers = LayerCounter()
         self._symbols: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
+        self.layers: dict[str, fx.Node] = {}
 
     def translate(self) -> Any:
         """Translate the graph.
@@ -120,6 +123,7 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
         layer = layer_path(node)
         if node.target in PRODUCTS:
             layer = self._layers.unique(layer)
+            self.layers[layer] = node
         line = source_line(node)
         if line is not None and (node.target in PRODUCTS or layer not in self.sources):
             self.sources[layer] = f"{line.file}:{line.line}"

@@ -105,6 +105,11 @@ class Interface:
         return cls(specs(data["inputs"]), specs(data["outputs"]), kernels, batch)
 
 
+def inputs_of(mod: IRModule) -> tuple[TensorSpec, ...]:
+    """Read names, shapes and dtypes of the parameters of ``main``."""
+    return tuple(_spec(p.name, p.ty) for p in mod["main"].params)
+
+
 def interface_of(mod: IRModule) -> Interface:
     """Read the interface of a module's ``main`` and the layer names of its kernels.
 
@@ -117,7 +122,7 @@ def interface_of(mod: IRModule) -> Interface:
         When a shape is not known at compile time, the batch apart.
     """
     main = mod["main"]
-    inputs = tuple(_spec(p.name, p.ty) for p in main.params)
+    inputs = inputs_of(mod)
     result = main.ret_ty
     fields = _flat(result)
     outputs = tuple(_spec(f"output{i}", ty) for i, ty in enumerate(fields))

@@ -210,6 +210,26 @@ class CompiledModel:
             tensors = list(map(self._staging.take, range(len(values)), values))
             return tracing.trace(self._vm(), tensors)
 
+    def record(self, inputs: Sequence[Any]) -> tuple[list[Any], list[tracing.KernelCall]]:
+        """Run once; return the outputs as arrays, and the kernel calls as `trace` does.
+
+        Parameters
+        ----------
+        inputs : sequence of ndarray
+            Arguments of the call.
+        """
+        with self._lock:
+            vm = self._vm()
+            use_threads(self.num_threads)
+            tensors = list(map(self._staging.take, range(len(inputs)), inputs))
+            calls, result = tracing.record(vm, tensors)
+        return [tensor.numpy() for tensor in arguments.flatten(result)], calls
+
+    @property
+    def layer_kernels(self) -> frozenset[str]:
+        """Symbols of the kernels that compute layers, and what follows them."""
+        return frozenset(name for name, row in self._interface.kernels.items() if row.layers)
+
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the model to one file that `xnortvm.load` reads.
 

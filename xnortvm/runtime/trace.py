@@ -30,10 +30,13 @@ class KernelCall(NamedTuple):
         Symbol of the kernel in the library.
     args : tuple of ndarray
         Copies of all arguments as they were after the call: inputs and constants, then outputs.
+    function : callable
+        The kernel itself, which takes tensors.
     """
 
     kernel: str
     args: tuple[np.ndarray[Any, Any], ...]
+    function: Any = None
 
 
 def trace(vm: Any, inputs: Sequence[Any]) -> list[KernelCall]:
@@ -51,17 +54,38 @@ def trace(vm: Any, inputs: Sequence[Any]) -> list[KernelCall]:
     list of KernelCall
         In the order of execution.
     """
+    return record(vm, inputs)[0]
+
+
+def record(vm: Any, inputs: Sequence[Any]) -> tuple[list[KernelCall], Any]:
+    """Run ``main`` once and return every kernel call, as `trace` does, and the result."""
     calls: list[KernelCall] = []
 
-    def record(_func: Any, symbol: str, before: bool, _result: Any, *args: Any) -> int:
+    def keep(func: Any, symbol: str, before: bool, _result: Any, *args: Any) -> int:
         if not before and not symbol.startswith(_BUILTIN):
             arrays = tuple(arg.numpy() for arg in args if isinstance(arg, runtime.Tensor))
-            calls.append(KernelCall(symbol, arrays))
+            calls.append(KernelCall(symbol, arrays, _with_numbers(func, args)))
         return _RUN
 
-    with _instrument(vm, record):
-        vm["main"](*inputs)
-    return calls
+    with _instrument(vm, keep):
+        result = vm["main"](*inputs)
+    return calls, result
+
+
+def _with_numbers(func: Any, args: Sequence[Any]) -> Any:
+    """Return the kernel as a function of its tensors; numbers stay what they were."""
+    places = [place for place, arg in enumerate(args) if isinstance(arg, runtime.Tensor)]
+    if len(places) == len(args):
+        return func
+    numbers = [None if isinstance(arg, runtime.Tensor) else arg for arg in args]
+
+    def call(*tensors: Any) -> None:
+        full = list(numbers)
+        for place, tensor in zip(places, tensors, strict=True):
+            full[place] = tensor
+        func(*full)
+
+    return call
 
 
 def time_kernels(vm: Any, inputs: Sequence[Any], repeats: int) -> list[tuple[str, list[float]]]:

@@ -169,20 +169,15 @@ def _is_cyclic(graph: Graph, owner: dict[Any, Region], region: Region) -> bool:
     return False
 
 
-def _rebuild(mod: IRModule, graph: Graph, owner: dict[Any, Region]) -> IRModule:
-    builder = Builder()
-    func = mod["main"]
-    params = [relax.Var(str(param.name), param.ty) for param in graph.params]
-    builder.env = dict(zip(graph.params, params, strict=True))
-    names: dict[str, int] = {}
-    attrs = dict(func.attrs.items()) if func.attrs else None
-
-    def emit(var: Any) -> None:
-        """Emit the binding or the region of a variable, after everything that it reads."""
-        stack = [var]
+def in_order(graph: Graph, owner: dict[Any, Region]) -> list[Any]:
+    """List regions and variables without one, everything after what it reads."""
+    order: list[Any] = []
+    done: set[Any] = set(graph.params)
+    for wanted, _ in graph.bindings:
+        stack = [wanted]
         while stack:
             current = stack[-1]
-            if current in builder.env:
+            if current in done:
                 stack.pop()
                 continue
             region = owner.get(current)
@@ -191,34 +186,49 @@ def _rebuild(mod: IRModule, graph: Graph, owner: dict[Any, Region]) -> IRModule:
                 arg
                 for member in members
                 for arg in variables(graph.value[member])
-                if arg not in builder.env and (region is None or arg not in region.members)
+                if arg not in done and (region is None or arg not in region.members)
             ]
             if needed:
                 stack += needed
                 continue
             stack.pop()
-            if region is not None:
-                _emit_region(builder, graph, region, names)
-                continue
-            expr = builder.new(graph.value[current])
-            atom = isinstance(expr, (relax.Var, relax.Tuple)) or is_const(expr)
-            builder.env[current] = expr if atom else builder.emit(expr, str(current.name))
+            done.update(members)
+            order.append(current if region is None else region)
+    return order
 
+
+def outputs_of(graph: Graph, region: Region) -> list[Any]:
+    """Variables of a region that something outside of it reads, in order."""
+    return [
+        var
+        for var in region.members
+        if any(user not in region.members for user in graph.users[var])
+    ]
+
+
+def _rebuild(mod: IRModule, graph: Graph, owner: dict[Any, Region]) -> IRModule:
+    builder = Builder()
+    func = mod["main"]
+    params = [relax.Var(str(param.name), param.ty) for param in graph.params]
+    builder.env = dict(zip(graph.params, params, strict=True))
+    names: dict[str, int] = {}
+    attrs = dict(func.attrs.items()) if func.attrs else None
     with builder.block.function("main", params, attrs=attrs):
         with builder.block.dataflow():
-            for var, _ in graph.bindings:
-                emit(var)
+            for item in in_order(graph, owner):
+                if isinstance(item, Region):
+                    _emit_region(builder, graph, item, names)
+                    continue
+                expr = builder.new(graph.value[item])
+                atom = isinstance(expr, (relax.Var, relax.Tuple)) or is_const(expr)
+                builder.env[item] = expr if atom else builder.emit(expr, str(item.name))
             output = builder.block.emit_output(builder.new(graph.result))
         builder.block.emit_func_output(output)
     return relax.transform.DeadCodeElimination(["main"])(builder.block.get())
 
 
 def _emit_region(builder: Builder, graph: Graph, region: Region, names: dict[str, int]) -> None:
-    outputs = [
-        var
-        for var in region.members
-        if any(user not in region.members for user in graph.users[var])
-    ]
+    outputs = outputs_of(graph, region)
     inputs = list(
         dict.fromkeys(
             arg

@@ -48,6 +48,9 @@ _ALWAYS_FLOAT = {
     "relax.nn.conv3d": "3-D convolutions have no packed kernel",
 }
 
+#: Operators that are layers: each gets a row in the report.
+LAYER_OPERATORS = frozenset({*PATTERNS, *_ALWAYS_FLOAT})
+
 
 class LowerBinary:
     """The pass: lowers what `PATTERNS` match and writes every decision into a report.
