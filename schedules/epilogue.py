@@ -47,8 +47,8 @@ def _schedule_output(sch: Any, block: Any, tile_loop: Any, isa: Isa) -> None:
     """
     sch.reverse_compute_at(block, tile_loop, preserve_unit_loops=True)
     if operator(sch, block) == "pack":
-        (packed,) = sch.get_producers(block)
-        if not _is_output(sch, packed) and len(sch.get_consumers(packed)) == 1:
+        packed, *others = sch.get_producers(block)  # two: a reduction and its first values
+        if not others and not _is_output(sch, packed) and len(sch.get_consumers(packed)) == 1:
             sch.compute_at(packed, sch.get_loops(block)[-1], preserve_unit_loops=True)
             _vectorize(sch, packed, isa)
     elif _is_output(sch, block) or len(sch.get_consumers(block)) > 1:
