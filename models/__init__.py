@@ -13,6 +13,7 @@ from .blocks import BinaryNetwork
 from .convert import binarize
 from .layers import BinaryConv1d, BinaryConv2d, BinaryLayer, BinaryLinear, binary_layers, freeze_
 from .lenet import LeNet
+from .quicknet import QuickNet
 from .random_init import random_input, randomize_
 from .real import real_twin
 from .registry import MODELS, build
@@ -41,6 +42,7 @@ __all__ = [
     "BinaryNetwork",
     "LeNet",
     "LearnedScale",
+    "QuickNet",
     "ResNet18",
     "Scale",
     "Window",

@@ -20,6 +20,7 @@ from torch.nn import functional
 
 from .blocks import BinaryNetwork
 from .layers import BinaryLayer
+from .quicknet import Blur
 from .scale import AnalyticScale, LearnedScale
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -102,9 +103,9 @@ def _prelu(layer: nn.PReLU, draw: _Draw) -> None:
 _RULES: tuple[tuple[tuple[type[nn.Module], ...], Callable[..., None]], ...] = (
     ((BinaryLayer,), _binary),
     (
-        (LearnedScale, AnalyticScale),
+        (LearnedScale, AnalyticScale, Blur),
         lambda layer, draw: None,
-    ),  # drawn with the layer they belong to
+    ),  # drawn with the layer they belong to, or fixed
     ((nn.BatchNorm1d, nn.BatchNorm2d), _batch_norm),
     ((nn.Conv2d, nn.Linear), _real),
     ((nn.PReLU,), _prelu),

@@ -12,6 +12,7 @@ import torch
 from .alexnet import AlexNet
 from .blocks import BinaryNetwork
 from .lenet import LeNet
+from .quicknet import QuickNet
 from .random_init import randomize_
 from .resnet import ResNet18
 from .spec import Spec, note_spec
@@ -21,6 +22,7 @@ MODELS: dict[str, Callable[..., BinaryNetwork]] = {
     "resnet18-cifar": partial(ResNet18, "xnorpp", stem="cifar", input_size=32, num_classes=10),
     "resnet18-bireal": partial(ResNet18, "bireal"),
     "resnet18-plain": partial(ResNet18, "plain"),
+    "quicknet": QuickNet,
     "alexnet": AlexNet,
     "lenet": LeNet,
 }

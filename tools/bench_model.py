@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> Outcome:
         inputs,
         names,
         num_threads=args.num_threads,
+        isa=compiled.report.isa,
+        target=args.target,
         repeats=args.repeats,
         pythons=pythons,
     )
@@ -45,6 +47,7 @@ def run(args: argparse.Namespace) -> Outcome:
         "model": args.model,
         "batch": len(inputs[0]) if inputs and inputs[0].ndim else 1,
         "target": compiled.target_name,
+        "isa": compiled.report.isa,
         "num_threads": args.num_threads,
         **held.to_json(),
         "profile": profile.to_json() if profile else None,

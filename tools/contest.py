@@ -113,6 +113,8 @@ def hold(
     names: Sequence[str],
     *,
     num_threads: int = 1,
+    isa: str = "",
+    target: str = "llvm",
     repeats: int | None = None,
     pythons: Mapping[str, str] | None = None,
 ) -> Contest:
@@ -129,6 +131,10 @@ def hold(
         Rows of `xnortvm.tools.peers.PEERS`.
     num_threads : int
         Threads of every engine; a single one is pinned.
+    isa : str
+        Instruction set that the model was compiled for; peers are kept to it where they can be.
+    target : str
+        What TVM's default pipeline compiles for.
     repeats : int, optional
         Timed calls of each.
     pythons : mapping of str to str, optional
@@ -148,12 +154,15 @@ def hold(
         if names:
             assert source is not None
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="xnortvm-bench-"))
-            files = PeerInputs(Path(folder), source, inputs)
+            files = PeerInputs(Path(folder), source, inputs, target)
             for name in names:
                 python = (pythons or {}).get(name)
-                process = stack.enter_context(PeerProcess(name, peers.PEERS[name].engine, python))
+                process = stack.enter_context(
+                    PeerProcess(name, peers.PEERS[name].engine, python, peers.RESTRICTIONS.get(isa))
+                )
                 if _enters(contest, process, files, outputs, num_threads):
                     samplers[name] = process.run
+                    contest.notes[name] += peers.restriction_note(name, isa)
         contest.times = race(samplers, repeats)
     return contest
 

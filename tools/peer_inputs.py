@@ -30,12 +30,18 @@ class PeerInputs:
         The model that was compiled; engines never get another export of it.
     inputs : sequence of ndarray
         What it is run on.
+    target : str
+        What engines that compile should compile for.
     """
 
     def __init__(
-        self, folder: Path, source: Source, inputs: Sequence[np.ndarray[Any, Any]]
+        self,
+        folder: Path,
+        source: Source,
+        inputs: Sequence[np.ndarray[Any, Any]],
+        target: str = "llvm",
     ) -> None:
-        self.folder, self.source = folder, source
+        self.folder, self.source, self.target = folder, source, target
         np.savez(folder / "inputs.npz", *inputs)
         self._made: set[str] = set()
 
@@ -104,8 +110,8 @@ def _relax(files: PeerInputs) -> None:
     from xnortvm.target import resolve
 
     (files.folder / "module.json").write_text(ir.save_json(files.imported))
-    here = resolve("llvm")
-    target = {"kind": "llvm", "mcpu": here.mcpu, "mtriple": here.triple}
+    wanted = resolve(files.target)
+    target = {"kind": "llvm", "mcpu": wanted.mcpu, "mtriple": wanted.triple}
     (files.folder / "target.json").write_text(json.dumps(target))
 
 

@@ -8,6 +8,7 @@ import os
 import select
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,19 @@ class PeerProcess:
         Module of `xnortvm.tools.engines`.
     python : path-like, optional
         Interpreter with the engine's packages; this one by default.
+    environment : mapping of str to str, optional
+        Variables beside those of this process.
     """
 
     def __init__(
-        self, name: str, engine: str, python: str | os.PathLike[str] | None = None
+        self,
+        name: str,
+        engine: str,
+        python: str | os.PathLike[str] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name, self.engine = name, engine
+        self._environment = dict(environment or {})
         self._python = os.fspath(python or sys.executable)
         self._process: subprocess.Popen[str] | None = None
         self._log = Path()
@@ -76,7 +84,12 @@ class PeerProcess:
             When the engine is not installed, cannot express the model, or fails.
         """
         self._log = folder / f"{self.name}.log"
-        environment = {**os.environ, "OMP_NUM_THREADS": str(num_threads), "PYTHONUNBUFFERED": "1"}
+        environment = {
+            **os.environ,
+            **self._environment,
+            "OMP_NUM_THREADS": str(num_threads),
+            "PYTHONUNBUFFERED": "1",
+        }
         try:
             with open(self._log, "wb") as log:
                 self._process = subprocess.Popen(

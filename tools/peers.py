@@ -64,6 +64,27 @@ PEERS: dict[str, Peer] = {
 }
 
 
+#: Environment that keeps engines to the instruction set that our model was compiled for. ONNX
+#: Runtime's own kernels know no such switch.
+RESTRICTIONS: dict[str, dict[str, str]] = {
+    isa: {"ONEDNN_MAX_CPU_ISA": onednn, "ATEN_CPU_CAPABILITY": aten}
+    for isa, onednn, aten in (
+        ("avx512bw", "AVX512_CORE", "avx512"),
+        ("avx2", "AVX2", "avx2"),
+        ("sse4", "SSE41", "default"),
+        ("sse2", "SSE41", "default"),
+    )
+}
+_UNRESTRICTED = ("onnxruntime", "onnxruntime-int8")
+
+
+def restriction_note(name: str, isa: str) -> str:
+    """Return what a reader has to know of a peer that uses more than an instruction set."""
+    if name in _UNRESTRICTED and isa in RESTRICTIONS:
+        return f", with all that this CPU has (it cannot be kept to {isa})"
+    return ""
+
+
 class Agreement(NamedTuple):
     """How far a peer's output is from the compiled model's.
 

@@ -33,6 +33,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "resnet18-cifar": {"width": 8, "input_size": 16},
     "resnet18-bireal": {"width": 8, "input_size": 32},
     "resnet18-plain": {"width": 8, "input_size": 32},
+    "quicknet": {"input_size": (40, 33), "sections": ((1, 8), (2, 16))},
     "alexnet": {
         "input_size": (67, 75),
         "channels": (8, 16, 8, 16, 8),
@@ -97,7 +98,7 @@ def test_every_model_exports_to_the_operators_of_inference(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_binary_layer_has_a_sign_of_its_input_and_one_of_its_weights(name: str) -> None:
     model, program = exported(name)
-    sign = "ge" if name == "resnet18-plain" else "sign"
+    sign = "ge" if name in ("resnet18-plain", "quicknet") else "sign"
     assert operators(program)[sign] == 2 * len(binary_layers(model))
 
 
@@ -190,6 +191,21 @@ def test_alexnet_at_full_size_has_the_layers_of_xnor_net() -> None:
         (4096, 256 * 6 * 6),
         (4096, 4096),
     ]
+
+
+def test_quicknet_at_full_size_has_a_shortcut_around_each_of_16_binary_convolutions() -> None:
+    with torch.device("meta"):
+        model = MODELS["quicknet"]()
+    shapes = [tuple(layer.weight.shape) for layer in binary_layers(model).values()]
+    assert shapes == [(c, c, 3, 3) for c in (64, 128, 256, 512) for _ in range(4)]
+    assert operators(exported("quicknet")[1])["add"] == 3
+
+
+def test_the_blur_of_quicknet_is_fixed_and_keeps_a_constant() -> None:
+    model = small("quicknet", seed=4)
+    (blur,) = [m for m in model.modules() if type(m).__name__ == "Blur"]
+    assert not list(blur.parameters())
+    assert torch.equal(blur(torch.ones(1, 8, 6, 6))[:, :, 1:, 1:], torch.ones(1, 8, 2, 2))
 
 
 @pytest.mark.parametrize("name", [n for n in MODELS if n != "resnet18-plain"])

@@ -26,6 +26,7 @@ LIGHT: dict[str, dict[str, Any]] = {
     "resnet18-cifar": {},
     "resnet18-bireal": {"input_size": 64},
     "resnet18-plain": {"input_size": 64},
+    "quicknet": {"input_size": 64},
     "alexnet": {"input_size": 95, "hidden": 256},
     "lenet": {},
 }

@@ -34,6 +34,7 @@ class FakeReport:
     """The report of a model with one binary layer."""
 
     num_binary_ops = 1
+    isa = "avx2"
 
     def __str__(self) -> str:
         return "layer  conv1  binary"

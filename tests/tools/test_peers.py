@@ -203,6 +203,30 @@ def test_interpreters_come_from_the_option_and_the_environment() -> None:
             peers.interpreters([wrong], {})
 
 
+def test_peers_are_kept_to_the_instruction_set_that_the_model_was_compiled_for(
+    model, files, tmp_path: Path
+) -> None:
+    (tmp_path / "environment").mkdir()
+    shim = tmp_path / "python"
+    shim.write_text(f'#!/bin/sh\nenv > {tmp_path}/environment/seen\nexec {sys.executable} "$@"\n')
+    shim.chmod(0o755)
+    source, inputs, expected = model
+    held = contest.hold(
+        lambda x: expected[0],
+        source,
+        inputs,
+        ["torch"],
+        repeats=1,
+        isa="avx2",
+        pythons={"torch": str(shim)},
+    )
+    assert "torch" in held.times
+    seen = (tmp_path / "environment" / "seen").read_text().splitlines()
+    assert {"ONEDNN_MAX_CPU_ISA=AVX2", "ATEN_CPU_CAPABILITY=avx2", "OMP_NUM_THREADS=1"} <= set(seen)
+    assert "cannot be kept to avx2" in peers.restriction_note("onnxruntime", "avx2")
+    assert not peers.restriction_note("torch", "avx2")
+
+
 # ---- comparison
 
 
