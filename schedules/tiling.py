@@ -144,6 +144,11 @@ def choose_tile(
     return min(fitting, key=lambda found: (costs.of(found[0]), -found[1], -found[0].columns))
 
 
+def whole_words(blocks: list[int], lanes: int) -> list[int]:
+    """Return the sizes, in vectors, that are whole words of packed bits; all if none is."""
+    return [block for block in blocks if block * lanes % WORD == 0] or blocks
+
+
 #: A map is computed up to so many columns wider than it is, if that saves so much of the time.
 _MOST_COLUMNS, _LEAST_GAIN = 3, 0.05
 
@@ -168,10 +173,10 @@ def computed_columns(
     """
     if rows * columns == 1:
         return columns
-    together = max(WORD // lanes, 1) if channels % WORD == 0 else 1
+    blocks = whole_words(divisors(-(-channels // lanes)), lanes)
 
     def cost(width: int) -> float:
-        tile, _ = choose_tile(rows, width, [together], lanes, isa.registers(form), form)
+        tile, _ = choose_tile(rows, width, blocks, lanes, isa.registers(form), form)
         return COSTS[form].of(tile) * width
 
     best = min(range(columns, columns + _MOST_COLUMNS + 1), key=cost)
