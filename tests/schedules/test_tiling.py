@@ -56,6 +56,6 @@ def test_only_maps_that_no_good_tile_divides_are_computed_wider(form: str, name:
         size: computed_columns(size, size, 64, lanes, isa, form)
         for size in (1, 8, 13, 14, 16, 17, 28, 32, 56)
     }
-    assert wider.pop(13) == 14
+    assert wider.pop(13) > 13
     assert wider.pop(17) > 17
     assert all(size == columns for size, columns in wider.items())
