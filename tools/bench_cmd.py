@@ -15,6 +15,7 @@ HELP = "time a compiled model beside other engines, its layers, or what this mac
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     model_arg.add_arguments(parser, optional=True)
+    model_arg.add_stem(parser)
     what = parser.add_argument_group("what is timed, if not whole calls of MODEL")
     what.add_argument(
         "--layers",

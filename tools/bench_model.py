@@ -31,6 +31,9 @@ def run(args: argparse.Namespace) -> Outcome:
     pythons = peers.interpreters(args.peer_python)
     compiled, source = compiled_model(args, names)
     inputs = example_inputs(compiled, source)
+    expected = None
+    if args.stem != "exact" and source is not None:
+        expected = contest.outputs_of(_compile(source, args, "exact"), inputs)
     held = contest.hold(
         compiled,
         source,
@@ -41,6 +44,7 @@ def run(args: argparse.Namespace) -> Outcome:
         target=args.target,
         repeats=args.repeats,
         pythons=pythons,
+        expected=expected,
     )
     profile = compiled.profile(inputs) if args.profile else None
     data = {
@@ -48,12 +52,15 @@ def run(args: argparse.Namespace) -> Outcome:
         "batch": len(inputs[0]) if inputs and inputs[0].ndim else 1,
         "target": compiled.target_name,
         "isa": compiled.report.isa,
+        "stem": args.stem,
         "num_threads": args.num_threads,
         **held.to_json(),
         "profile": profile.to_json() if profile else None,
     }
     threads = "1 thread" if args.num_threads == 1 else f"{args.num_threads} threads"
-    text = f"{args.model}, batch {data['batch']}, for {compiled.target_name}, {threads}\n\n{held}"
+    stem = "" if args.stem == "exact" else f", stem {args.stem}"
+    text = f"{args.model}, batch {data['batch']}, for {compiled.target_name}, {threads}{stem}"
+    text += f"\n\n{held}"
     return Outcome(f"{text}\n\n{profile}" if profile else text, data, status=int(bool(held.wrong)))
 
 
@@ -61,8 +68,6 @@ def compiled_model(
     args: argparse.Namespace, names: Sequence[str] = ()
 ) -> tuple[CompiledModel, model_arg.Source | None]:
     """Return the compiled model, and what it was compiled from where that is known."""
-    import xnortvm
-
     if model_arg.is_compiled(args.model):
         if names:
             raise ModelError(
@@ -77,14 +82,20 @@ def compiled_model(
 
         freeze_(source.model)  # or float engines would compute sign(W) in every call
     _log.info("compiling %s for %s (%s)", source.name, target.name, target.isa)
-    compiled = xnortvm.compile(
+    return _compile(source, args, args.stem), source
+
+
+def _compile(source: model_arg.Source, args: argparse.Namespace, stem: str) -> CompiledModel:
+    import xnortvm
+
+    return xnortvm.compile(
         source.model,
         target=args.target,
         example_inputs=source.example_inputs,
         num_threads=args.num_threads,
+        stem=stem,
         verify=False,
     )
-    return compiled, source
 
 
 def example_inputs(compiled: CompiledModel, source: model_arg.Source | None) -> list[Any]:

@@ -61,7 +61,7 @@ class Contest:
                 **each.to_json(),
                 "times_slower": each.median_ms / mine.median_ms,
                 "times_slower_min": each.min_ms / mine.min_ms,
-                "agreement": self.agreements[name].to_json() if name != OURS else None,
+                "agreement": _json(self.agreements.get(name)),
                 "note": self.notes.get(name, ""),
             }
             for name, each in self.times.items()
@@ -101,9 +101,19 @@ class Contest:
         agreement = self.agreements.get(name)
         if agreement is None:
             return None
-        if peers.PEERS[name].exact:
+        if name == OURS or peers.PEERS[name].exact:
             return f"{agreement.error:.0e}"
         return f"quantised: cosine {agreement.cosine:.2f}"
+
+
+def _json(agreement: peers.Agreement | None) -> dict[str, Any] | None:
+    return agreement.to_json() if agreement else None
+
+
+def outputs_of(compiled: Any, inputs: Sequence[np.ndarray[Any, Any]]) -> peers.Outputs:
+    """Run a compiled model once and return its outputs as a list."""
+    result = compiled(*inputs)
+    return list(result) if isinstance(result, tuple) else [result]
 
 
 def hold(
@@ -117,6 +127,7 @@ def hold(
     target: str = "llvm",
     repeats: int | None = None,
     pythons: Mapping[str, str] | None = None,
+    expected: peers.Outputs | None = None,
 ) -> Contest:
     """Time a compiled model and its peers.
 
@@ -139,15 +150,19 @@ def hold(
         Timed calls of each.
     pythons : mapping of str to str, optional
         Interpreters of peers that have one of their own.
+    expected : list of ndarray, optional
+        What peers have to compute, where ours is an approximation of it; ours by default.
 
     Returns
     -------
     Contest
         A peer that is not installed, cannot express the model or is wrong is in `absent`.
     """
-    result = compiled(*inputs)
-    outputs = list(result) if isinstance(result, tuple) else [result]
+    outputs = outputs_of(compiled, inputs)
     contest = Contest()
+    if expected is not None:
+        contest.agreements[OURS] = peers.compare(expected, outputs, OURS, exact=False)
+        outputs = expected
     samplers: dict[str, Sampler] = {OURS: sampler(lambda: compiled(*inputs))}
     with contextlib.ExitStack() as stack:
         contest.core = stack.enter_context(pinned(num_threads))

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -63,7 +64,8 @@ class PeerProcess:
             return
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
-            pipe.close()
+            with contextlib.suppress(OSError):  # what it never read is lost with it
+                pipe.close()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:

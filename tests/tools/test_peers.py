@@ -283,3 +283,12 @@ def test_peers_that_agree_are_timed_in_the_same_contest(model) -> None:
     assert {name: each.runs for name, each in held.times.items()} == {"xnortvm": 3, "torch": 3}
     assert held.to_json()["engines"]["torch"]["agreement"]["error"] == 0.0
     assert "PyTorch" in held.notes["torch"]
+
+
+def test_peers_are_compared_with_what_an_approximation_approximates(model) -> None:
+    source, inputs, expected = model
+    held = contest.hold(
+        lambda x: expected[0] * 1.01, source, inputs, ["torch"], repeats=1, expected=expected
+    )
+    assert "torch" in held.times
+    assert held.agreements["xnortvm"].error == pytest.approx(0.01, rel=0.1)
