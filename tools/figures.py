@@ -35,27 +35,29 @@ class Figure(NamedTuple):
     ----------
     files : tuple of str
         Where it stands, relative to the repository.
-    command : tuple of str
+    commands : tuple of tuple of str
         Arguments of ``xnortvm`` that measure it.
     render : callable
-        From the command's JSON to the lines of a Markdown table.
+        From the JSON of every command to the lines of a Markdown table.
     """
 
     files: tuple[str, ...]
-    command: tuple[str, ...]
-    render: Callable[[Any], list[str]]
+    commands: tuple[tuple[str, ...], ...]
+    render: Callable[[list[Any]], list[str]]
 
 
-def _engines(data: Any) -> list[str]:
+def _engines(found: list[Any]) -> list[str]:
+    (data,) = found
     lines = ["| engine, one thread | median ms | fastest ms | time |", "|---|--:|--:|--:|"]
     lines += [
-        f"| {name} | {each['median_ms']:.2f} | {each['min_ms']:.2f} | {each['times_slower']:.1f}× |"
+        f"| {name} | {each['median_ms']:.2f} | {each['min_ms']:.2f} | {each['times_slower']:.2f}× |"
         for name, each in data["engines"].items()
     ]
     return lines
 
 
-def _layers(rows: Any) -> list[str]:
+def _table(found: list[Any]) -> list[str]:
+    (rows,) = found
     names = list(rows[0])
     lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
     for row in rows:
@@ -70,13 +72,88 @@ def _cell(value: object) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
+def _limits(found: list[Any]) -> list[str]:
+    """One row per instruction set, one column per step, in 10^12 multiply-accumulates a second."""
+    (machine,) = found
+    steps = list(dict.fromkeys(step for each in machine["macs"].values() for step in each))
+    lines = ["| TMAC/s | " + " | ".join(steps) + " |", "|---|" + "--:|" * len(steps)]
+    for isa, rates in machine["macs"].items():
+        cells = (f"{rates[step] * 1e-12:.3f}" if step in rates else "" for step in steps)
+        lines.append(f"| {isa} | " + " | ".join(cells) + " |")
+    rest = [
+        f"{name} dot products {rate * 1e-12:.3f} TMAC/s" for name, rate in machine["dots"].items()
+    ]
+    rest += [f"{level} {rate * 1e-9:.0f} GB/s" for level, rate in machine["read"].items()]
+    return [*lines, "", f"At {machine['hertz'] * 1e-9:.2f} GHz; {', '.join(rest)}."]
+
+
+def _networks(found: list[Any]) -> list[str]:
+    """One row per configuration, one column per engine: milliseconds, and times ours."""
+    engines = list(dict.fromkeys(name for data in found for name in data["engines"]))
+    lines = ["| median ms | " + " | ".join(engines) + " |", "|---|" + "--:|" * len(engines)]
+    for data in found:
+        cells = []
+        for name in engines:
+            each = data["engines"].get(name)
+            ratio = "" if name == "xnortvm" or not each else f" ({each['times_slower']:.2f}×)"
+            cells.append(f"{each['median_ms']:.2f}{ratio}" if each else "–")
+        threads = "1 thread" if data["num_threads"] == 1 else f"{data['num_threads']} threads"
+        stem = "" if data["stem"] == "exact" else f", {data['stem']} stem"
+        lines.append(
+            f"| batch {data['batch']}, {data['isa']}, {threads}{stem} | " + " | ".join(cells) + " |"
+        )
+    return lines
+
+
+_PERFORMANCE = ("docs/performance.md",)
+_PEERS = "openvino,onnxruntime-int8,onnxruntime,torch"
+_AVX2 = ("--target", "llvm -mcpu=haswell")
+
+
+def _network(*model: str, configurations: tuple[tuple[str, ...], ...]) -> Figure:
+    commands = tuple(("bench", *model, *each, "--against", _PEERS) for each in configurations)
+    return Figure(_PERFORMANCE, commands, _networks)
+
+
+_FEW: tuple[tuple[str, ...], ...] = ((), ("--batch", "8"), _AVX2, ("--num-threads", "2"))
+_FULL = (
+    *_FEW,
+    ("--stem", "winograd"),
+    (*_AVX2, "--stem", "winograd"),
+    ("--batch", "8", *_AVX2),
+)
+
 FIGURES: dict[str, Figure] = {
     "resnet18": Figure(
         ("README.md",),
-        ("bench", "resnet18", "--scale", "channel-height-width", "--against", "torch,onnxruntime"),
+        (
+            (
+                "bench",
+                "resnet18",
+                "--scale",
+                "channel-height-width",
+                "--against",
+                "openvino,onnxruntime-int8,onnxruntime,torch",
+            ),
+        ),
         _engines,
     ),
-    "layers": Figure(("docs/performance.md",), ("bench", "--layers"), _layers),
+    "machine": Figure(_PERFORMANCE, (("bench", "--machine"),), _limits),
+    "layers": Figure(
+        _PERFORMANCE, (("bench", "--layers", "--plot", "docs/roofline-layers.svg"),), _table
+    ),
+    "layers-avx2": Figure(_PERFORMANCE, (("bench", "--layers", *_AVX2),), _table),
+    "resnet18-layers": Figure(
+        _PERFORMANCE,
+        (("bench", "resnet18-plain", "--layers", "--plot", "docs/roofline-resnet18.svg"),),
+        _table,
+    ),
+    "resnet18-plain": _network("resnet18-plain", configurations=_FULL),
+    "resnet18-case4": _network("resnet18", configurations=_FEW),
+    "resnet18-bireal": _network("resnet18-bireal", configurations=_FEW),
+    "quicknet": _network("quicknet", configurations=_FEW),
+    "alexnet": _network("alexnet", configurations=_FEW),
+    "resnet18-cifar": _network("resnet18-cifar", configurations=_FEW),
 }
 
 
@@ -99,6 +176,10 @@ def machine() -> str:
     return f"{cpu_name()} ({here.mcpu}, {here.isa}), {os.cpu_count()} cores"
 
 
+def _shell(command: Sequence[str]) -> str:
+    return " ".join(f'"{part}"' if " " in part else part for part in command)
+
+
 def write(name: str, root: Path = ROOT) -> None:
     """Measure one figure and replace it in every file where it stands.
 
@@ -113,11 +194,9 @@ def write(name: str, root: Path = ROOT) -> None:
     for path, text in texts.items():
         if not place.search(text):
             raise ModelError(f"{path.name} has no place marked <!-- figures: {name} -->")
-    lines = figure.render(measure(figure.command))
-    lines += [
-        "",
-        f"`xnortvm {' '.join(figure.command)}`, {dt.date.today().isoformat()}, {machine()}.",
-    ]
+    lines = figure.render([measure(command) for command in figure.commands])
+    commands = "; ".join(f"`xnortvm {_shell(command)}`" for command in figure.commands)
+    lines += ["", f"{commands}, {dt.date.today().isoformat()}, {machine()}."]
     block = "\n".join(lines) + "\n"
     for path, text in texts.items():
         _replace(path, place.sub(lambda match: match[1] + block + match[2], text))

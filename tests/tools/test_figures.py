@@ -42,7 +42,7 @@ def test_a_figure_is_replaced_and_the_text_around_it_stays(
     assert text.startswith("before\n<!-- figures: resnet18 -->\n| engine")
     assert text.endswith("<!-- end -->\nafter\n")
     assert "old" not in text
-    assert "| torch | 60.00 | 55.00 | 12.0× |" in text
+    assert "| torch | 60.00 | 55.00 | 12.00× |" in text
     assert f"`xnortvm {' '.join(measured[0])}`, " in text
 
 
@@ -63,6 +63,42 @@ def test_does_not_measure_when_the_page_has_no_place_for_it(
     with pytest.raises(ModelError, match=r"README\.md has no place marked"):
         figures.write("resnet18", tmp_path)
     assert not measured
+
+
+def test_a_table_of_networks_has_a_row_for_each_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(command: tuple[str, ...]) -> object:
+        shared = {"batch": 8 if "--batch" in command else 1, "isa": "avx2", "stem": "exact"}
+        threads = 2 if "--num-threads" in command else 1
+        engines = dict(ENGINES["engines"])
+        if threads == 2:
+            del engines["torch"]
+        return {**shared, "num_threads": threads, "engines": engines}
+
+    monkeypatch.setattr(figures, "measure", measure)
+    (tmp_path / "docs").mkdir()
+    page = tmp_path / "docs" / "performance.md"
+    page.write_text("<!-- figures: quicknet -->\n<!-- end -->\n")
+    figures.write("quicknet", tmp_path)
+    text = page.read_text()
+    assert "| batch 1, avx2, 1 thread | 5.00 | 60.00 (12.00×) |" in text
+    assert "| batch 8, avx2, 1 thread | 5.00 | 60.00 (12.00×) |" in text
+    assert "| batch 1, avx2, 2 threads | 5.00 | – |" in text
+    assert text.count("`xnortvm bench quicknet") == 4
+    assert '--target "llvm -mcpu=haswell"' in text
+
+
+def test_limits_are_one_row_for_each_instruction_set() -> None:
+    found = {
+        "hertz": 3e9,
+        "macs": {"avx2": {"byte": 4e11, "fp32": 5e10}, "sse2": {"fp32": 2e10}},
+        "dots": {"int8": 2e11},
+        "read": {"L1": 2e11},
+    }
+    lines = figures._limits([found])
+    assert lines[2:4] == ["| avx2 | 0.400 | 0.050 |", "| sse2 |  | 0.020 |"]
+    assert lines[-1] == "At 3.00 GHz; int8 dot products 0.200 TMAC/s, L1 200 GB/s."
 
 
 def test_every_figure_has_its_place_in_the_documentation() -> None:
