@@ -9,13 +9,13 @@ from typing import Any
 from xnortvm._tvm import tirx
 
 ATTRIBUTE = "xnortvm.op"
-FORM, LANES = "xnortvm.form", "xnortvm.lanes"
+FORM, LANES, LLVM = "xnortvm.form", "xnortvm.lanes", "xnortvm.llvm"
 
 #: Operators whose blocks are the anchor of a kernel.
 ANCHORS = ("bconv2d", "bdense", "conv2d", "dense", "winograd")
 
 #: Operators in front of an anchor that prepare what it reads, for the whole image.
-PREPARATIONS = ("pad", "rows")
+PREPARATIONS = ("pad", "rows", "quantise")
 
 
 @dataclass

@@ -43,7 +43,7 @@ from __future__ import annotations
 from typing import Any
 
 from xnortvm._tvm import tirx
-from xnortvm.schedules.blocks import Kernel, is_reduction, operator, read_kernel
+from xnortvm.schedules.blocks import LLVM, Kernel, is_reduction, operator, read_kernel
 from xnortvm.schedules.epilogue import schedule_epilogue, separate_output
 from xnortvm.schedules.isa import Isa
 from xnortvm.schedules.tiling import Tile, choose_tile, divisors, whole_words
@@ -66,8 +66,16 @@ def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
     kernel.lanes = kernel.lanes or isa.lanes
     tile, block_channels = _choose(sch, kernel, isa)
     tile_loop = _schedule_anchor(sch, kernel, tile, block_channels, isa, num_threads)
+    _import_llvm(sch, kernel)
     schedule_epilogue(sch, kernel, tile_loop, block_channels, isa)
     return True
+
+
+def _import_llvm(sch: Any, kernel: Kernel) -> None:
+    """Add the LLVM code that the anchor calls, if any, to the module."""
+    code = sch.get(kernel.anchor).annotations.get(LLVM)
+    if code is not None:
+        sch.annotate(sch.get_loops(kernel.anchor)[0], "pragma_import_llvm", code)
 
 
 def _inline_whole_chunk(sch: Any, kernel: Kernel) -> None:
@@ -167,4 +175,12 @@ def _schedule_pad(sch: Any, block: Any) -> None:
         sch.fuse(*sch.get_loops(block)[-2:])
 
 
-_PREPARE = {"pad": _schedule_pad, "rows": _schedule_rows}
+def _schedule_quantise(sch: Any, block: Any) -> None:
+    """Fill with zeros, then round whole rows; the few channels are interleaved by LLVM."""
+    called = getattr(sch.get(block).body.value, "op", None)
+    if str(getattr(called, "name", "")).endswith("if_then_else"):
+        sch.decompose_padding(block, sch.get_loops(block)[0])
+    sch.unroll(sch.get_loops(block)[-1])
+
+
+_PREPARE = {"pad": _schedule_pad, "rows": _schedule_rows, "quantise": _schedule_quantise}

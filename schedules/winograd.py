@@ -48,11 +48,10 @@ def schedule_winograd(sch: Any, isa: Isa, num_threads: int) -> bool:
         for product in reversed(steps["product"]):
             if _name(sch, across) in {_name(sch, b) for b in sch.get_consumers(product)}:
                 _schedule_product(sch, product, row_of_points, isa)
-    (pad,), (image,) = steps["pad"], steps["image"]
-    (rows,), (points,) = steps["rows"], steps["points"]
+    (image,), (rows,), (points,) = steps["image"], steps["rows"], steps["points"]
     _schedule_points(sch, points, loops.row)
     _schedule_rows(sch, rows, loops.row)
-    _schedule_image(sch, pad, image, places, num_threads)
+    _schedule_image(sch, kernel.before, image, places, num_threads)
     schedule_epilogue(sch, kernel, loops.group, loops.channels, isa)
     return True
 
@@ -130,13 +129,15 @@ def _schedule_rows(sch: Any, rows: Any, at: Any) -> None:
     sch.unroll(row)
 
 
-def _schedule_image(sch: Any, pad: Any, image: Any, places: int, num_threads: int) -> None:
+def _schedule_image(sch: Any, pads: list[Any], image: Any, places: int, num_threads: int) -> None:
+    """Sort a row by vectors of neighbours; pad it just before, in the first level cache."""
     images, channel, row, vector, lanes = sch.get_loops(image)
     flat = sch.fuse(vector, lanes)
     place, tile = sch.split(flat, [places, None])
     sch.reorder(tile, place)
     sch.vectorize(place)
-    sch.compute_at(pad, row)
-    sch.decompose_padding(pad, sch.get_loops(pad)[-1])
+    for pad in pads:
+        sch.compute_at(pad, row)
+        sch.decompose_padding(pad, sch.get_loops(pad)[3])
     if num_threads > 1:
         sch.parallel(sch.fuse(images, channel, row))

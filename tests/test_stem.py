@@ -64,7 +64,12 @@ def stated_error(note: str) -> float:
     return float(found[1])
 
 
-APPROXIMATE = [name for name, method in METHODS.items() if method is not None]
+#: Methods that this machine has instructions for.
+APPROXIMATE = [
+    name
+    for name, method in METHODS.items()
+    if method is not None and method.needs <= resolve("llvm").features
+]
 
 
 @pytest.mark.parametrize("method", APPROXIMATE)
@@ -154,6 +159,24 @@ def test_the_stem_is_what_no_layer_precedes() -> None:
 def test_does_not_take_unknown_methods() -> None:
     with pytest.raises(ModelError, match=r"'winnograd' \(did you mean 'winograd'\?\)"):
         check_stem("winnograd", resolve("llvm"))
+
+
+@pytest.mark.parametrize(("method", "feature"), [("bf16", "avx512bf16"), ("int8", "avx512vnni")])
+def test_does_not_take_methods_without_instructions(method: str, feature: str) -> None:
+    with pytest.raises(TargetError, match=rf"needs the instructions {feature}.*exact, winograd$"):
+        check_stem(method, resolve("llvm -mcpu=haswell"))
+    check_stem(method, resolve("llvm -mcpu=znver4"))
+
+
+def test_the_range_of_an_int8_image_comes_from_the_example_inputs() -> None:
+    if "int8" not in APPROXIMATE:
+        pytest.skip("this machine has no vpdpbusd")
+    model = Float(nn.Conv2d(3, 32, 3)).eval()
+    x = torch.rand(1, 3, 16, 16)  # the layer reads (x - 0.25) / 0.5: -0.5 to 1.5
+    note = stem_row(xnortvm.explain(model, example_inputs=x, stem="int8")).note
+    assert "clipped to -0.49" in note or "clipped to -0.5 " in note, note
+    note = stem_row(xnortvm.explain(model, example_inputs=0 * x, stem="int8")).note
+    assert "normal random inputs" in note
 
 
 def test_does_not_take_methods_on_a_gpu() -> None:

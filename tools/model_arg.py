@@ -83,8 +83,8 @@ def add_stem(parser: argparse.ArgumentParser) -> None:
         "--stem",
         default="exact",
         metavar="METHOD",
-        help="how the first float convolutions are computed: exact, or winograd (fp32 with fewer "
-        "products); the report states the error",
+        help="how the first float convolutions are computed: exact, winograd (fp32 with fewer "
+        "products), or rounded to bf16 or int8; the report states the error",
     )
 
 

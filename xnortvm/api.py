@@ -67,10 +67,11 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     sign_zero : {None, "+1"}
         ``torch.sign(0)`` is 0, a third value. By default a layer whose zeros happen on purpose
         is computed twice, which is exact, and the report says why; ``"+1"`` takes them as +1.
-    stem : {"exact", "winograd"}
+    stem : {"exact", "winograd", "bf16", "int8"}
         How float convolutions that no other layer precedes are computed. ``"winograd"`` is fp32
-        with fewer products. The report states the error measured on the example inputs, and why a
-        layer stays exact that the method does not fit.
+        with fewer products; ``"bf16"`` and ``"int8"`` round image and weights (the range of an
+        int8 image is that of the example inputs) and need AVX512-BF16 and VNNI. The report states
+        the error measured on the example inputs, and why a layer that does not fit stays exact.
     verify : bool or tuple of arrays, optional
         Run the compiled model and the source model, on these inputs or on the example inputs, and
         compare them layer by layer: the integers of binary layers exactly, floats by the bound of

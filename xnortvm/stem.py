@@ -9,6 +9,8 @@ method    what it does                                  error, of the largest ou
 ========  ============================================  ==================================
 exact     fp32, all products                            3e-7
 winograd  fp32, 2 to 4 times fewer products             2e-6
+bf16      image and weights with 8 bits of mantissa     3e-3
+int8      image in 256 steps, weights in 255            1e-2
 ========  ============================================  ==================================
 
 The errors are what is usual; the report states the one measured on the example inputs.
@@ -35,7 +37,8 @@ from xnortvm.graph.dataflow import (
     value_of,
 )
 from xnortvm.ops import stem_reference as reference
-from xnortvm.ops.stem_conv2d import NAME, attributes_of, axes_of, map_of, stem_conv2d
+from xnortvm.ops import stem_rows
+from xnortvm.ops.stem_conv2d import NAME, attributes_of, axes_of, map_of, quantum_of, stem_conv2d
 from xnortvm.ops.stem_winograd import REAL_GAIN, Axis, choose_tile
 from xnortvm.report import LayerRow, Report
 from xnortvm.target import Target
@@ -98,9 +101,41 @@ def _winograd_words(call: Any) -> str:
     return f"Winograd's F({tile}, {taps}) in fp32" + (f" on {phases} phases" if phases > 1 else "")
 
 
+def _emulate_bf16(call: Any, x: Array, w: Array) -> Array:
+    attrs = attributes_of(call)
+    return reference.bf16(x, w, attrs["strides"], attrs["padding"])
+
+
+def _plan_int8(_: Any, x: Array) -> dict[str, Any] | str:
+    quantum = stem_rows.quantum_of(x)
+    return {"scale": quantum.scale, "zero": quantum.zero}
+
+
+def _emulate_int8(call: Any, x: Array, w: Array) -> Array:
+    attrs = attributes_of(call)
+    return reference.int8(x, w, attrs["strides"], attrs["padding"], quantum_of(call))
+
+
+def _int8_words(call: Any) -> str:
+    quantum = quantum_of(call)
+    low, high = (quantum.scale * (end - quantum.zero) for end in (0, 255))
+    return (
+        f"8-bit integers (vpdpbusd), the image clipped to {low:.3g} … {high:.3g}, which is the "
+        "range of these"
+    )
+
+
 METHODS: dict[str, Method | None] = {
     "exact": None,
     "winograd": Method(frozenset(), "32", _plan_winograd, _emulate_winograd, _winograd_words),
+    "bf16": Method(
+        frozenset({"avx512bf16"}),
+        "16",
+        lambda _call, _image: {},
+        _emulate_bf16,
+        lambda _call: "bf16 products (vdpbf16ps) with fp32 sums",
+    ),
+    "int8": Method(frozenset({"avx512vnni"}), "8", _plan_int8, _emulate_int8, _int8_words),
 }
 
 

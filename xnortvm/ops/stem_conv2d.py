@@ -7,6 +7,8 @@ It reads the image in the user's order of dimensions, so no transpose stands bef
 ========  ==========================================================================
 exact     fp32, every product of the definition
 winograd  fp32, fewer products (`xnortvm.ops.stem_winograd`)
+bf16      image and weights rounded to 8 bits of mantissa, sums in fp32
+int8      image in 256 steps, weights in 255 for each output channel, sums exact
 ========  ==========================================================================
 """
 
@@ -15,8 +17,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from xnortvm._tvm import TensorType, relax
-from xnortvm.ops import stem_winograd
+from xnortvm.ops import stem_rows, stem_winograd
 from xnortvm.ops.channels import blocked_weight
 from xnortvm.ops.conv2d import conv2d_te
 from xnortvm.ops.layout import output_size
@@ -64,7 +68,8 @@ def stem_conv2d(x: Any, weight: Any, *, method: str = "exact", **attributes: Any
     method : str
     **attributes
         ``strides``, ``padding`` (top, left, bottom, right), ``dilation``, ``groups``, ``layout``
-        ("NCHW" or "NHWC"), ``layer``; for winograd ``tile`` (rows, columns).
+        ("NCHW" or "NHWC"), ``layer``; for winograd ``tile`` (rows, columns), for int8 ``scale``
+        and ``zero`` of the image (`stem_rows.Quantum`).
     """
     return make_call(NAME, [x, weight], method=method, **attributes)
 
@@ -136,7 +141,58 @@ def _winograd(bb: Any, call: Any, weight: NDArray[Any], isa: Isa) -> Any:
     )
 
 
-METHODS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {"exact": _exact, "winograd": _winograd}
+def _bf16(bb: Any, call: Any, weight: NDArray[Any], isa: Isa) -> Any:
+    words = stem_rows.row_words(stem_rows.bf16_bits(weight), "bf16", isa.lanes)
+    return bb.call_te(
+        lambda x, w: stem_rows.rows_te(x, w, name="bf16", quantum=None, **_rows(call, weight, isa)),
+        call.args[0],
+        relax.const(words),
+        primfunc_name_hint="xnortvm_bf16",
+    )
+
+
+def _int8(bb: Any, call: Any, weight: NDArray[Any], isa: Isa) -> Any:
+    quantum = quantum_of(call)
+    numbers, scale = stem_rows.quantised_weight(weight)
+    base = quantum.zero * numbers.astype(np.int32).sum(axis=(1, 2, 3), dtype=np.int32)
+    return bb.call_te(
+        lambda x, w, base, scale: stem_rows.scaled_te(
+            stem_rows.rows_te(x, w, name="int8", quantum=quantum, **_rows(call, weight, isa)),
+            base,
+            scale,
+        ),
+        call.args[0],
+        relax.const(stem_rows.row_words(numbers, "int8", isa.lanes)),
+        relax.const(base.astype(np.int32)),
+        relax.const((scale * np.float32(quantum.scale)).astype(np.float32)),
+        primfunc_name_hint="xnortvm_int8",
+    )
+
+
+def quantum_of(call: Any) -> stem_rows.Quantum:
+    """Return the steps of the image of an int8 call."""
+    attrs = attributes_of(call)
+    return stem_rows.Quantum(attrs["scale"], attrs["zero"])
+
+
+def _rows(call: Any, weight: NDArray[Any], isa: Isa) -> dict[str, Any]:
+    attrs = attributes_of(call)
+    return {
+        "outputs": weight.shape[0],
+        "kernel": weight.shape[1:3],
+        "strides": tuple(attrs["strides"]),
+        "padding": tuple(attrs["padding"]),
+        "channels_last": attrs["layout"] == "NHWC",
+        "isa": isa,
+    }
+
+
+METHODS: dict[str, Callable[[Any, Any, Any, Any], Any]] = {
+    "exact": _exact,
+    "winograd": _winograd,
+    "bf16": _bf16,
+    "int8": _int8,
+}
 
 
 def legalize(bb: Any, call: Any, isa: Isa) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from xnortvm.ops.stem_rows import Quantum, bf16_values, quantised_image, quantised_weight
 from xnortvm.ops.stem_winograd import Axis, transformed_weight
 from xnortvm.ops.winograd import as_array
 
@@ -65,6 +66,21 @@ def winograd(x: Array, w: Array, axes: tuple[Axis, Axis], padding: list[int]) ->
         images, y.tiles * y.tile, a.tiles * a.tile, outputs
     )
     return joined[:, : y.outputs, : a.outputs]
+
+
+def bf16(x: Array, w: Array, strides: list[int], padding: list[int]) -> Array:
+    """Return the sums of rounded products, in float32."""
+    return exact(bf16_values(x), bf16_values(w), strides, padding, np.float32)
+
+
+def int8(x: Array, w: Array, strides: list[int], padding: list[int], quantum: Quantum) -> Array:
+    """Return what the integers stand for."""
+    numbers, scale = quantised_weight(w)
+    image = quantised_image(x, quantum).astype(np.int32) - quantum.zero
+    # Whole numbers below 2⁵³: float64 adds them exactly, and faster than NumPy adds integers.
+    sums = exact(image, numbers, strides, padding, np.float64)
+    result: Array = sums.astype(np.float32) * (scale * np.float32(quantum.scale))
+    return result
 
 
 def _missing(places: Array, size: int) -> int:

@@ -29,10 +29,11 @@ from numpy.typing import NDArray
 
 from xnortvm._tvm import te, tirx
 from xnortvm.ops.channels import blocked_weight, lane_of
+from xnortvm.ops.padding import pad_image
 from xnortvm.ops.winograd import Transforms, as_array, transforms
 
 #: Attribute "xnortvm.op" of the steps before the output.
-STEPS = ("pad", "image", "rows", "points", "product", "across")
+STEPS = ("image", "rows", "points", "product", "across")
 ROLE = "winograd"
 
 
@@ -155,18 +156,19 @@ def winograd_te(
         held += 1
     needed_rows = (y.tiles - 1) * y.step + y.stride * y.points
     top, left = padding
-
-    def pixel(n: Any, c: Any, row: Any, column: Any) -> Any:
-        inside = [row >= top, row < height + top, column >= left, column < width + left]
-        at = (row - top, column - left)
-        value = image[(n, *at, c)] if channels_last else image[(n, c, *at)]
-        return tirx.if_then_else(tirx.all(*inside), value, _float(0))
+    below, right = needed_rows - height - top, held * x.step - width - left
+    padded = pad_image(
+        image,
+        (top, left, max(below, 0), max(right, 0)),
+        lambda _: _float(0),
+        channels_last=channels_last,
+    )
 
     def sort(n: Any, c: Any, row: Any, q: Any, lane: Any) -> Any:
         flat = q * lanes + lane
-        return padded[n, c, row, flat % held * x.step + flat // held]
+        at = (row, flat % held * x.step + flat // held)
+        return padded[(n, *at, c)] if channels_last else padded[(n, c, *at)]
 
-    padded = te.compute((images, channels, needed_rows, held * x.step), pixel, **_named("pad"))
     sorted_image = te.compute(
         (images, channels, needed_rows, held * x.step // lanes, lanes), sort, **_named("image")
     )
