@@ -16,7 +16,7 @@ from tests.relax_modules import conv, f32, module, operators
 from xnortvm._tvm import relax
 from xnortvm.errors import ModelError, TargetError
 from xnortvm.graph.dataflow import Graph
-from xnortvm.ops.stem_conv2d import attributes_of
+from xnortvm.ops.stem_conv2d import ROUNDING, attributes_of
 from xnortvm.report import Report
 from xnortvm.stem import METHODS, check_stem, choose_stem
 from xnortvm.target import resolve
@@ -84,6 +84,8 @@ def test_the_compiled_stem_has_the_error_that_the_report_states(
     row = stem_row(compiled.report)
     assert "the example inputs" in row.note
     assert row.bits_in == METHODS[method].bits
+    assert compiled.report.verification is not None
+    assert (compiled.report.verification.against == "NumPy") == (method in ROUNDING)
     stated = stated_error(row.note)
     with torch.no_grad():
         expected = model.double()(x.double())

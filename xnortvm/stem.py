@@ -63,8 +63,6 @@ class Method:
     plan : callable
         From a call and its image on the example inputs to the attributes of the new call, or a
         sentence that says why the layer stays exact.
-    emulate : callable
-        From the new call, image and weights to the result, with the method's rounding.
     words : callable
         From the new call to what the report says of the method.
     """
@@ -72,7 +70,6 @@ class Method:
     needs: frozenset[str]
     bits: str
     plan: Callable[[Any, Array], dict[str, Any] | str]
-    emulate: Callable[[Any, Array, Array], Array]
     words: Callable[[Any], str]
 
 
@@ -89,10 +86,6 @@ def _plan_winograd(call: Any, _: Array) -> dict[str, Any] | str:
     return {"tile": list(tile)}
 
 
-def _emulate_winograd(call: Any, x: Array, w: Array) -> Array:
-    return reference.winograd(x, w, axes_of(call), attributes_of(call)["padding"])
-
-
 def _winograd_words(call: Any) -> str:
     axes: tuple[Axis, Axis] = axes_of(call)
     tile = "×".join(str(axis.tile) for axis in axes)
@@ -101,19 +94,9 @@ def _winograd_words(call: Any) -> str:
     return f"Winograd's F({tile}, {taps}) in fp32" + (f" on {phases} phases" if phases > 1 else "")
 
 
-def _emulate_bf16(call: Any, x: Array, w: Array) -> Array:
-    attrs = attributes_of(call)
-    return reference.bf16(x, w, attrs["strides"], attrs["padding"])
-
-
 def _plan_int8(_: Any, x: Array) -> dict[str, Any] | str:
     quantum = stem_rows.quantum_of(x)
     return {"scale": quantum.scale, "zero": quantum.zero}
-
-
-def _emulate_int8(call: Any, x: Array, w: Array) -> Array:
-    attrs = attributes_of(call)
-    return reference.int8(x, w, attrs["strides"], attrs["padding"], quantum_of(call))
 
 
 def _int8_words(call: Any) -> str:
@@ -127,15 +110,14 @@ def _int8_words(call: Any) -> str:
 
 METHODS: dict[str, Method | None] = {
     "exact": None,
-    "winograd": Method(frozenset(), "32", _plan_winograd, _emulate_winograd, _winograd_words),
+    "winograd": Method(frozenset(), "32", _plan_winograd, _winograd_words),
     "bf16": Method(
         frozenset({"avx512bf16"}),
         "16",
         lambda _call, _image: {},
-        _emulate_bf16,
         lambda _call: "bf16 products (vdpbf16ps) with fp32 sums",
     ),
-    "int8": Method(frozenset({"avx512vnni"}), "8", _plan_int8, _emulate_int8, _int8_words),
+    "int8": Method(frozenset({"avx512vnni"}), "8", _plan_int8, _int8_words),
 }
 
 
@@ -229,7 +211,7 @@ def _rewritten(
     errors = [
         float(np.abs(result - right).max()) / largest
         for result in (
-            method.emulate(new, image, weight),
+            reference.computed(attributes_of(new), image, weight),
             reference.exact(image, weight, *args, np.float32),
         )
     ]

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xnortvm._tvm import TensorType, relax
-from xnortvm.ops import stem_rows, stem_winograd
+from xnortvm.ops import stem_reference, stem_rows, stem_winograd
 from xnortvm.ops.channels import blocked_weight
 from xnortvm.ops.conv2d import conv2d_te
 from xnortvm.ops.layout import output_size
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from xnortvm.schedules.isa import Isa
 
 NAME = "relax.xnortvm.stem_conv2d"
+
+#: Methods whose result is not that of the definition within the bound for floats.
+ROUNDING = frozenset({"bf16", "int8"})
 
 
 def map_of(call: Any) -> tuple[int, int]:
@@ -76,8 +79,13 @@ def stem_conv2d(x: Any, weight: Any, *, method: str = "exact", **attributes: Any
 
 def attributes_of(call: Any) -> dict[str, Any]:
     """Return the attributes of a call as plain data."""
+    return plain_attributes(call.attrs)
+
+
+def plain_attributes(attrs: Any) -> dict[str, Any]:
+    """Return attributes as plain data."""
     plain = {"strides", "padding", "dilation", "tile"}
-    values = {str(key): value for key, value in call.attrs.items()}
+    values = {str(key): value for key, value in attrs.items()}
     return {
         key: [int(v) for v in value]
         if key in plain
@@ -93,12 +101,9 @@ def attributes_of(call: Any) -> dict[str, Any]:
 def axes_of(call: Any) -> tuple[stem_winograd.Axis, stem_winograd.Axis]:
     """Return what Winograd's method needs to know of rows and columns."""
     attrs = attributes_of(call)
-    _, *kernel, _ = static_shape(call.args[1])
-    rows, columns = (
-        stem_winograd.Axis(*of_axis)
-        for of_axis in zip(kernel, attrs["strides"], map_of(call), attrs["tile"], strict=True)
-    )
-    return rows, columns
+    size = static_shape(call.args[0])
+    image = size[1:3] if attrs["layout"] == "NHWC" else size[2:]
+    return stem_reference.axes_of(attrs, image, static_shape(call.args[1])[1:3])
 
 
 def _exact(bb: Any, call: Any, weight: NDArray[Any], isa: Isa) -> Any:

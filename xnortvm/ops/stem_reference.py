@@ -6,11 +6,13 @@ All take images (N, H, W, C) float32 and weights (O, KH, KW, C) float32.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from xnortvm.ops.layout import output_size
 from xnortvm.ops.stem_rows import Quantum, bf16_values, quantised_image, quantised_weight
 from xnortvm.ops.stem_winograd import Axis, transformed_weight
 from xnortvm.ops.winograd import as_array
@@ -81,6 +83,38 @@ def int8(x: Array, w: Array, strides: list[int], padding: list[int], quantum: Qu
     sums = exact(image, numbers, strides, padding, np.float64)
     result: Array = sums.astype(np.float32) * (scale * np.float32(quantum.scale))
     return result
+
+
+def computed(attrs: dict[str, Any], x: Array, w: Array) -> Array:
+    """Return what a call of `stem_conv2d` computes, with the rounding of its method.
+
+    Parameters
+    ----------
+    attrs : dict
+        `stem_conv2d.attributes_of` the call, without groups and dilation unless it is exact.
+    x : (N, H, W, C) float32
+    w : (O, KH, KW, C) float32
+    """
+    strides, padding = attrs["strides"], attrs["padding"]
+    if attrs["method"] == "winograd":
+        return winograd(x, w, axes_of(attrs, x.shape[1:3], w.shape[1:3]), padding)
+    if attrs["method"] == "bf16":
+        return bf16(x, w, strides, padding)
+    if attrs["method"] == "int8":
+        return int8(x, w, strides, padding, Quantum(attrs["scale"], attrs["zero"]))
+    return exact(x, w, strides, padding, np.float32)
+
+
+def axes_of(attrs: dict[str, Any], size: Sequence[int], kernel: Sequence[int]) -> tuple[Axis, Axis]:
+    """Return what Winograd's method needs to know of rows and columns."""
+    top, left, bottom, right = attrs["padding"]
+    y, x = (
+        Axis(taps, stride, output_size(length, taps, stride, before, after, 1), tile)
+        for taps, stride, length, before, after, tile in zip(
+            kernel, attrs["strides"], size, (top, left), (bottom, right), attrs["tile"], strict=True
+        )
+    )
+    return y, x
 
 
 def _missing(places: Array, size: int) -> int:

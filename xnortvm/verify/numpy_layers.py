@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from xnortvm.ops import reference, unpack
+from xnortvm.ops import reference, stem_reference, unpack
 from xnortvm.ops.bmaxpool2d import pooled_size
+from xnortvm.ops.stem_conv2d import plain_attributes
 
 Array = np.ndarray[Any, Any]
 
@@ -92,9 +93,12 @@ def _conv2d(attrs: Any, x: Array, w: Array) -> Array:
 
 
 def _stem_conv2d(attrs: Any, x: Array, w: Array) -> Array:
-    """By the definition, whatever the method."""
+    """By the definition, or with the rounding of the method."""
+    image = x if str(attrs["layout"]) == "NHWC" else x.transpose(0, 2, 3, 1)
+    if str(attrs["method"]) != "exact":
+        return stem_reference.computed(plain_attributes(attrs), image, w)
     return convolve(
-        x if str(attrs["layout"]) == "NHWC" else x.transpose(0, 2, 3, 1),
+        image,
         w,
         strides=_ints(attrs["strides"]),
         padding=_ints(attrs["padding"]),
