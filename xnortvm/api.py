@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,14 @@ from xnortvm._tvm import IRModule
 from xnortvm.errors import ModelError, TargetError
 from xnortvm.frontend import Imported, import_model
 from xnortvm.frontend.batch import one_sample
+from xnortvm.frontend.unsupported import collected, refuse
 from xnortvm.patterns import ZeroPolicy
 from xnortvm.report import Report
 from xnortvm.runtime.build import build
 from xnortvm.runtime.module import CompiledModel, load
 from xnortvm.stem import check_stem, choose_stem
 from xnortvm.target import Target, resolve
+from xnortvm.transform.buildable import without_code
 from xnortvm.transform.kernel_rows import add_kernels, planned_activations
 
 if TYPE_CHECKING:
@@ -113,8 +116,10 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     check_stem(stem, resolved)
     checks = _checks(verify, resolved)
     report = _report(resolved)
-    with _timed(report, "import"):
+    with collected() as unsupported, _timed(report, "import"):
         imported = _read(model, example_inputs, dynamic_batch, dynamic_shapes)
+        unsupported += without_code(imported.mod, imported.sources)
+    refuse(unsupported)
     with _timed(report, "passes"):
         phases = pipeline.graph_phases(report, _policy(sign_zero))
         exposed = verification.expose(imported.mod) if checks else None
@@ -124,6 +129,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
         graph = choose_stem(graph, stem, _arrays(imported, example_inputs), report)
         kernels = pipeline.run(graph, pipeline.kernel_phases(resolved), dump_dir)
     add_kernels(report, kernels)
+    _add_sources(report, imported)
     report.bytes_activations = planned_activations(kernels)
     if imported.batch is not None:
         report.notes.append(f"any {imported.batch}; sizes and MACs are those of one sample")
@@ -152,6 +158,9 @@ def explain(
 ) -> Report:
     """Say what would become binary and why the rest would not, without compiling.
 
+    Works for every target, and for models with operators that cannot be compiled: these are listed
+    all at once in `Report.unsupported`.
+
     Parameters
     ----------
     model, target, example_inputs, dynamic_batch, dynamic_shapes, sign_zero, stem
@@ -163,10 +172,15 @@ def explain(
     """
     resolved = resolve(target)
     check_stem(stem, resolved)
-    imported = _read(model, example_inputs, dynamic_batch, dynamic_shapes)
     report = _report(resolved)
-    graph = pipeline.run(imported.mod, pipeline.graph_phases(report, _policy(sign_zero)))
+    with collected() as unsupported, _timed(report, "import"):
+        imported = _read(model, example_inputs, dynamic_batch, dynamic_shapes)
+        unsupported += without_code(imported.mod, imported.sources)
+    with _timed(report, "passes"):
+        graph = pipeline.run(imported.mod, pipeline.graph_phases(report, _policy(sign_zero)))
     choose_stem(graph, stem, _arrays(imported, example_inputs), report)
+    _add_sources(report, imported)
+    report.unsupported = [asdict(operator) for operator in unsupported]
     return report
 
 
@@ -185,6 +199,14 @@ def _read(
             model, example_inputs, dynamic_batch=dynamic_batch, dynamic_shapes=dynamic_shapes
         )
     )
+
+
+def _add_sources(report: Report, imported: Imported) -> None:
+    """Give every row the line of the user's code; a shared module's calls have one line."""
+    for row in report.layers:
+        row.source = imported.sources.get(row.name) or imported.sources.get(
+            row.name.partition("#")[0], ""
+        )
 
 
 def _report(target: Target) -> Report:

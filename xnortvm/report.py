@@ -34,6 +34,8 @@ class LayerRow:
         For a float layer: why, and what to change in the model.
     note : str
         What a user should know about a binary layer (accepted zeros, ...).
+    source : str
+        ``file.py:line`` of the user's code, where the model remembers it.
     """
 
     name: str
@@ -50,6 +52,7 @@ class LayerRow:
     reason: str = ""
     hint: str = ""
     note: str = ""
+    source: str = ""
 
 
 @dataclass
@@ -100,6 +103,9 @@ class Report:
         Size of the library, weights included; 0 before it is built.
     verification : Verification, optional
         What was compared with the source model; None when nothing was.
+    unsupported : list of dict
+        Operators for which the model cannot be compiled as it is: "operator", "layer", "source",
+        "reason"; only `explain` gives a report that has some.
     seconds : dict of str to float
         How long each stage of the compiler took.
     """
@@ -112,6 +118,7 @@ class Report:
     bytes_activations: int = 0
     bytes_library: int = 0
     verification: Verification | None = None
+    unsupported: list[dict[str, str]] = field(default_factory=list)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -155,6 +162,13 @@ class Report:
 
     def summary(self) -> str:
         """Return the one line that is logged by default."""
+        if self.unsupported:
+            count = len(self.unsupported)
+            listed = f"{count} operators" if count > 1 else "1 operator"
+            return f"the model cannot be compiled: {listed} without code; {self._layers()}"
+        return self._layers()
+
+    def _layers(self) -> str:
         if not self.num_binary_ops:
             return f"no binary layers in {len(self.layers)} convolutions and dense layers"
         return (
@@ -181,6 +195,7 @@ class Report:
             },
             "layers": [asdict(row) for row in self.layers],
             "notes": list(self.notes),
+            "unsupported": [dict(row) for row in self.unsupported],
             "verification": None if self.verification is None else asdict(self.verification),
             "seconds": dict(self.seconds),
         }
@@ -198,6 +213,7 @@ class Report:
             bytes_activations=data["totals"]["bytes_activations"],
             bytes_library=data["totals"]["bytes_library"],
             verification=Verification(**checked) if checked else None,
+            unsupported=[dict(row) for row in data.get("unsupported", [])],
             seconds=dict(data.get("seconds", {})),
         )
 
@@ -207,15 +223,23 @@ class Report:
         lines = [f"target {self.target} · {self.isa} · {threads}", ""]
         lines += _table(self.layers)
         for row in self.rejects:
-            lines.append(f"  {row.name}: float because {row.reason}" + _hint(row.hint))
+            place = f" ({row.source})" if row.source else ""
+            lines.append(f"  {row.name}{place}: float because {row.reason}" + _hint(row.hint))
         lines += [f"  {row.name}: {row.note}" for row in self.layers if row.note]
         lines += [f"  note: {note}" for note in self.notes]
+        lines += [f"  cannot be compiled: {_unsupported(row)}" for row in self.unsupported]
         lines += ["", self.summary()]
         if self.bytes_library:
             lines[-1] += f", library {_bytes(self.bytes_library)}"
         if self.bytes_activations:
             lines[-1] += f", activations {_bytes(self.bytes_activations)}"
         return "\n".join(lines)
+
+
+def _unsupported(row: dict[str, str]) -> str:
+    place = f"in layer {row['layer']!r}" if row["layer"] else "in the model's own forward"
+    line = f" ({row['source']})" if row["source"] else ""
+    return f"{row['operator']} {place}{line}: {row['reason']}"
 
 
 _COLUMNS = ("layer", "op", "", "shape", "MACs", "bytes", "in→out bits", "kernel", "schedule")

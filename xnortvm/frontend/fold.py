@@ -22,7 +22,9 @@ from xnortvm.graph.pointwise import POINTWISE
 _LARGE = 1 << 24
 """A result of this many bytes, larger than its inputs, stays a call (broadcasts, fills)."""
 
-_KEPT = frozenset({"relax.null_value", "relax.shape_of", "relax.call_pure_packed"})
+_KEPT = frozenset(
+    {"relax.null_value", "relax.shape_of", "relax.call_pure_packed", "relax.call_dps_packed"}
+)
 
 
 def fold_constants(mod: IRModule) -> IRModule:

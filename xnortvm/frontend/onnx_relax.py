@@ -17,6 +17,8 @@ from xnortvm.frontend.names import LayerBuilder, LayerCounter, identifier, span
 from xnortvm.frontend.onnx_converters import CONVERTERS
 from xnortvm.frontend.onnx_graph import OnnxGraph
 from xnortvm.frontend.onnx_names import OnnxNames, source_line
+from xnortvm.frontend.unsupported import PLACEHOLDER, Unsupported, refuse
+from xnortvm.graph.dataflow import dtype_of
 
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 """Operators that are layers of their own: they get numbered names when a module makes several."""
@@ -41,6 +43,8 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         self.sources: dict[str, str] = {}
         self.layers: dict[str, Any] = {}
         self._graph = graph
+        self._known = {*onnx_frontend._get_convert_map(), *CONVERTERS, "If", "Constant"}
+        self._unsupported: list[Unsupported] = []
         self._names = OnnxNames(graph.parameters)
         self._layers = LayerCounter()
         self._nodes_by_name: dict[str, Any] = {}
@@ -58,40 +62,30 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         UnsupportedOperatorError
             Naming every operator that TVM cannot import, with its layer.
         """
-        self._refuse_unknown()
         self._nodes_by_name = {str(i): node for i, node in enumerate(self._graph.nodes)}
         model = self._graph.model()
         for index, node in enumerate(model.graph.node):
             node.name = str(index)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
-            return self.from_onnx(model.graph, self._graph.opsets[""])
+            mod = self.from_onnx(model.graph, self._graph.opsets[""])
+        refuse(self._unsupported)
+        return mod
 
     def _sanitize_name(self, name: str) -> str:
         """Spell an input's name as an identifier that no other input has."""
         return str(self._name_supply.fresh_name(identifier(name) or "input"))
 
     def _check_for_unsupported_ops(self, graph: Any) -> None:
-        """Nothing: `_refuse_unknown` has looked already, and knows more operators."""
-
-    def _refuse_unknown(self) -> None:
-        known = {*onnx_frontend._get_convert_map(), *CONVERTERS, "If", "Constant"}
-        unknown = {
-            f"{_operator_name(node)} of {self._names.layer(node)!r}": None
-            for node in self._graph.nodes
-            if node.domain not in _DOMAINS or node.op_type not in known
-        }
-        if unknown:
-            raise UnsupportedOperatorError(
-                f"TVM's importer has no rule for {'; '.join(unknown)}: replace the operators in "
-                "the model, or cut the model there and compute them outside"
-            )
+        """Nothing: `_convert_operator` notes each of them, and knows more operators."""
 
     def _convert_operator(self, op_name: str, inputs: Any, attrs: Any, opset: int) -> Any:
         node = self._nodes_by_name.get(attrs["tvm_custom"]["name"])
         if node is not None:
             self._enter(node)
         own = CONVERTERS.get(op_name)
+        if node is not None and not self._knows(node):
+            return self._stand_in(node, inputs, "TVM's importer has no rule for it")
         try:
             value = own(inputs, attrs) if own is not None else None
             if value is not None:
@@ -100,11 +94,46 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
         except UnsupportedOperatorError:
             raise
         except Exception as error:  # TVM's converters raise anything
-            layer = f" of {self._names.layer(node)!r}" if node is not None else ""
+            why = f"TVM's importer cannot convert it ({last_line(error)})"
+            if node is None:  # inside of a sub-graph, whose node is not known
+                refuse([Unsupported(op_name, "", "", why)])
+                raise
+            return self._stand_in(node, inputs, why, error)
+
+    def _stand_in(self, node: Any, inputs: Any, why: str, error: Exception | None = None) -> Any:
+        """Note an operator, and go on with a call that has the type of its result."""
+        line = source_line(node)
+        self._unsupported.append(
+            Unsupported(_operator_name(node), self._names.layer(node), str(line or ""), why)
+        )
+        tensors = [arg for arg in inputs if isinstance(getattr(arg, "ty", None), relax.TensorType)]
+        shapes = [self._graph.shapes.get(name) for name in node.output if name]
+        known = [s for s in shapes if s is not None and all(isinstance(n, int) for n in s)]
+        if len(known) < len(shapes):
+            # What follows has no shape, so that nothing more can be said of it.
+            later = self._graph.nodes[self._graph.nodes.index(node) + 1 :]
+            refuse([*self._unsupported, *(self._unknown(n) for n in later if not self._knows(n))])
             raise UnsupportedOperatorError(
-                f"TVM's importer cannot convert {op_name}{layer}: {last_line(error)}; replace the "
-                "operator in the model"
+                "the model cannot be compiled, and not explained behind an operator whose result "
+                f"has no known shape: {'; '.join(map(str, self._unsupported))}"
             ) from error
+        dtype = dtype_of(tensors[0]) if tensors else "float32"
+        types = [relax.TensorType(shape, dtype) for shape in known]
+        call = relax.call_dps_packed(
+            PLACEHOLDER, relax.Tuple(tensors), types if len(types) > 1 else types[0]
+        )
+        value = self.bb.emit(call)
+        if len(types) == 1:
+            return value
+        return relax.Tuple([self.bb.emit(relax.TupleGetItem(value, i)) for i in range(len(types))])
+
+    def _knows(self, node: Any) -> bool:
+        return node.domain in _DOMAINS and node.op_type in self._known
+
+    def _unknown(self, node: Any) -> Unsupported:
+        line = str(source_line(node) or "")
+        why = "TVM's importer has no rule for it"
+        return Unsupported(_operator_name(node), self._names.layer(node), line, why)
 
     def _enter(self, node: Any) -> None:
         is_layer = node.op_type in LAYERS

@@ -10,13 +10,14 @@ from torch import fx
 from tvm.relax.frontend.torch.exported_program_translator import ExportedProgramImporter
 
 from xnortvm._tvm import relax, tirx
-from xnortvm.errors import UnsupportedOperatorError
+from xnortvm.errors import ModelError, UnsupportedOperatorError
 from xnortvm.frontend.constant import constant
 from xnortvm.frontend.messages import last_line
 from xnortvm.frontend.names import LayerBuilder, LayerCounter, identifier, span
 from xnortvm.frontend.torch_converters import CONVERTERS
 from xnortvm.frontend.torch_graph import PRODUCTS, InferenceGraph
-from xnortvm.frontend.torch_names import layer_path, source_line, where
+from xnortvm.frontend.torch_names import layer_path, module_path, source_line
+from xnortvm.frontend.unsupported import PLACEHOLDER, Unsupported, refuse
 
 
 class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
@@ -37,6 +38,7 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
         self._symbols: dict[str, Any] = {}
         self.sources: dict[str, str] = {}
         self.layers: dict[str, fx.Node] = {}
+        self._unsupported: list[Unsupported] = []
 
     def translate(self) -> Any:
         """Translate the graph.
@@ -52,7 +54,6 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
             Naming every operator that TVM cannot import, with layer and line.
         """
         nodes = list(self._graph.module.graph.nodes)
-        self._refuse_unknown(nodes)
         self.block_builder = LayerBuilder()
         for node in self._graph.inputs:
             self.env[node] = self._parameter(node)
@@ -65,20 +66,8 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
                 value = values[0] if len(values) == 1 else relax.Tuple(values)
                 output = self.block_builder.emit_output(value)
             self.block_builder.emit_func_output(output)
+        refuse(self._unsupported)
         return self.block_builder.get()
-
-    def _refuse_unknown(self, nodes: list[fx.Node]) -> None:
-        known = {*self.convert_map, *CONVERTERS} - {"cond"}
-        unknown = {
-            f"{_operator_name(node)} {where(node)}": None
-            for node in nodes
-            if node.op == "call_function" and _operator_name(node) not in known
-        }
-        if unknown:
-            raise UnsupportedOperatorError(
-                f"TVM's importer has no rule for {'; '.join(unknown)}: rewrite the layer with "
-                "other operators, or compute it outside of the compiled model"
-            )
 
     def _parameter(self, node: fx.Node) -> Any:
         value = node.meta["val"]
@@ -109,15 +98,49 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
             self.env[node] = _constant(value) if isinstance(value, torch.Tensor) else value
         elif node.op == "call_function":
             self._enter(node)
+            name = _operator_name(node)
+            own = CONVERTERS.get(name)
+            if own is None and (name == "cond" or name not in self.convert_map):
+                self._stand_in(node, "TVM's importer has no rule for it")
+                return
             try:
-                own = CONVERTERS.get(_operator_name(node))
-                value = own(node, self) if own else self.convert_map[_operator_name(node)](node)
+                value = own(node, self) if own else self.convert_map[name](node)
                 self.env[node] = self._bind(value)
             except Exception as error:  # TVM's converters raise anything
-                raise UnsupportedOperatorError(
-                    f"TVM's importer cannot convert {_operator_name(node)} {where(node)}: "
-                    f"{last_line(error)}; rewrite the layer with other operators"
-                ) from error
+                self._stand_in(
+                    node, f"TVM's importer cannot convert it ({last_line(error)})", error
+                )
+
+    def _stand_in(self, node: fx.Node, why: str, error: Exception | None = None) -> None:
+        """Note an operator, and go on with a call that has the type of its result."""
+        line = source_line(node)
+        self._unsupported.append(
+            Unsupported(_operator_name(node), module_path(node), str(line or ""), why)
+        )
+        try:
+            self.env[node] = self._placeholder(node)
+        except Exception:  # a result that has no type in Relax: nothing can be said of what follows
+            refuse(self._unsupported)
+            raise UnsupportedOperatorError(
+                f"the model cannot be compiled and not explained: {self._unsupported[-1]}"
+            ) from error
+
+    def _placeholder(self, node: fx.Node) -> Any:
+        values = node.meta["val"]
+        several = isinstance(values, tuple | list)
+        types = [
+            relax.TensorType(
+                [self._dimension(extent) for extent in value.shape],
+                self._convert_data_type(value.dtype),
+            )
+            for value in (values if several else [values])
+        ]
+        inputs = [self.env[arg] for arg in node.all_input_nodes]
+        tensors = [arg for arg in inputs if isinstance(getattr(arg, "ty", None), relax.TensorType)]
+        call = relax.call_dps_packed(
+            PLACEHOLDER, relax.Tuple(tensors), types if several else types[0]
+        )
+        return self.block_builder.emit(call)
 
     def _enter(self, node: fx.Node) -> None:
         layer = layer_path(node)
@@ -134,10 +157,20 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
         return self.block_builder.emit(value) if isinstance(value, relax.Call) else value
 
 
+_NOT_IN_NUMPY = frozenset(
+    {torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.complex128}
+)
+
+
 def _operator_name(node: fx.Node) -> str:
     return str(getattr(node.target, "__name__", node.target))
 
 
 def _constant(value: torch.Tensor) -> Any:
+    if value.dtype in _NOT_IN_NUMPY:
+        raise ModelError(
+            f"a parameter of the model is {str(value.dtype).removeprefix('torch.')}, which is not "
+            "supported; convert the model and its inputs with .float()"
+        )
     dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
     return constant(dense.cpu().numpy())

@@ -69,18 +69,27 @@ def binary_activations(values: Values, var: Any, policy: ZeroPolicy) -> BinaryAc
         if isinstance(inner, Reject):
             return inner
         if inner.scale < 0 and name == "relax.nn.max_pool2d":
-            return Reject("its input is the maximum of a sign times a negative number")
+            return Reject(
+                "its input is the maximum of a sign times a negative number",
+                "pool before the multiplication, or multiply by a positive number",
+            )
         if any(inner.padding):
-            return Reject(f"its input is padded before {name.removeprefix('relax.')}")
+            return Reject(
+                f"its input is padded before {name.removeprefix('relax.')}",
+                "pad right before the layer",
+            )
         return (
             replace(inner, var=var)
             if (inner.scale, inner.offset) == (1.0, 0.0)
-            else Reject(f"its input is a scaled sign behind {name.removeprefix('relax.')}")
+            else Reject(
+                f"its input is a scaled sign behind {name.removeprefix('relax.')}",
+                "multiply by the scale after the layer instead of before it",
+            )
         )
     if name == "relax.concat":
         return _concat(values, var, call, policy)
     return Reject(
-        f"its input is real-valued: it comes from {_describe(name, var)}, not from a sign",
+        f"its input is real-valued: it comes from {_describe(values, call, var)}, not from a sign",
         "apply sign to its input if this layer should be binary",
     )
 
@@ -103,10 +112,10 @@ def _scaled(values: Values, call: Any, name: str, policy: ZeroPolicy) -> BinaryA
     if isinstance(inner, Reject):
         return inner
     if any(inner.padding):
-        return Reject("its input is padded before it is scaled")
+        return Reject("its input is padded before it is scaled", "scale before the padding")
     if name == "relax.multiply":
         if factor == 0:
-            return Reject("its input is a sign times 0")
+            return Reject("its input is a sign times 0", "check the scale in the checkpoint")
         return replace(inner, scale=inner.scale * factor, offset=inner.offset * factor)
     return replace(inner, offset=inner.offset + factor)
 
@@ -140,14 +149,17 @@ def _not_a_number(values: Values, call: Any, name: str, policy: ZeroPolicy) -> R
 def _padded(values: Values, call: Any, policy: ZeroPolicy) -> BinaryActivations | Reject:
     widths = [int(w) for w in call.attrs.pad_width]
     if str(call.attrs.pad_mode) != "constant" or len(widths) != 8 or any(widths[:2] + widths[6:]):
-        return Reject("its input is padded in a way that is not a constant border of the map")
+        return Reject(
+            "its input is padded in a way that is not a constant border of the map",
+            "pad rows and columns with 0, +1 or -1",
+        )
     if min(widths) < 0:
-        return Reject("its input is cropped by a negative padding")
+        return Reject("its input is cropped by a negative padding", "crop before the sign")
     inner = binary_activations(values, call.args[0], policy)
     if isinstance(inner, Reject) or not any(widths):
         return inner
     if any(inner.padding):
-        return Reject("its input is padded twice")
+        return Reject("its input is padded twice", "pad once, by the sum of both")
     padded = (float(call.attrs.pad_value) - inner.offset) / inner.scale
     if float(call.attrs.pad_value) != 0 and abs(padded) != 1:
         return Reject(
@@ -164,14 +176,22 @@ def _concat(values: Values, var: Any, call: Any, policy: ZeroPolicy) -> BinaryAc
         if isinstance(part, Reject):
             return part
         if (part.scale, part.offset) != (1.0, 0.0) or any(part.padding):
-            return Reject("its input joins signs with different scales or paddings")
+            return Reject(
+                "its input joins signs with different scales or paddings",
+                "apply scale and padding behind the concatenation",
+            )
     zeros = [part.zeros for part in parts if isinstance(part, BinaryActivations)]
     return BinaryActivations(var, zeros=next(filter(None, zeros), ""))
 
 
-def _describe(name: str, var: Any) -> str:
+def _describe(values: Values, call: Any, var: Any) -> str:
+    if isinstance(call, relax.TupleGetItem):
+        call = values.producer(call.tuple_value)
+    name = op_name(call)
     if not name:
         return f"the network's input {var.name}" if isinstance(var, relax.Var) else "a constant"
+    if name == "relax.call_dps_packed":
+        name = "an operator that cannot be compiled"
     shape = shape_of(var)
     size = "×".join(map(str, shape)) if shape else "?"
     return f"{name.removeprefix('relax.').removeprefix('nn.').removeprefix('xnortvm.')} ({size})"

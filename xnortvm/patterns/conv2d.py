@@ -37,7 +37,9 @@ class BinaryConv2d:
 def check_conv2d(values: Values, call: Any, policy: ZeroPolicy) -> BinaryConv2d | Reject:
     """Match an NHWC convolution with constant OHWI weights."""
     if str(call.attrs.data_layout) != "NHWC":
-        return Reject("its layout is not NHWC")
+        return Reject(
+            "its layout is not NHWC", "use NCHW tensors and OIHW weights, as PyTorch does"
+        )
     weight = value_of(call.args[1])
     if weight is None:
         return Reject(
@@ -51,14 +53,17 @@ def check_conv2d(values: Values, call: Any, policy: ZeroPolicy) -> BinaryConv2d 
     weights = binary_weights(weight)
     activations = binary_activations(values, call.args[0], policy)
     if isinstance(activations, Reject):
-        return activations if not isinstance(weights, Reject) else _both(activations, weights)
+        return activations & weights if isinstance(weights, Reject) else activations
     if isinstance(weights, Reject):
         return weights
     own = tuple(int(p) for p in call.attrs.padding)
     if len(own) != 4:
         own = (own * 4)[:4] if len(own) == 1 else (*own, *own)
     if any(own) and any(activations.padding) and activations.pad_value != 0:
-        return Reject("its input is padded with ±1 and again with 0 by the convolution itself")
+        return Reject(
+            "its input is padded with ±1 and again with 0 by the convolution itself",
+            "pad once: with padding=0 in the convolution, or without the explicit padding",
+        )
     padding = tuple(a + b for a, b in zip(own, activations.padding, strict=True))
     return BinaryConv2d(
         activations,
@@ -66,7 +71,3 @@ def check_conv2d(values: Values, call: Any, policy: ZeroPolicy) -> BinaryConv2d 
         padding,  # type: ignore[arg-type]
         activations.pad_value if any(activations.padding) else 0.0,
     )
-
-
-def _both(activations: Reject, weights: Reject) -> Reject:
-    return Reject(f"{activations.reason}; {weights.reason}")

@@ -25,9 +25,15 @@ def check_dense(values: Values, call: Any, policy: ZeroPolicy) -> BinaryDense | 
     """Match ``matmul(x, W)`` with constant W (I, O)."""
     weight = value_of(call.args[1])
     if weight is None:
-        return Reject("it multiplies two values that both depend on the network's input")
+        return Reject(
+            "it multiplies two values that both depend on the network's input",
+            "a layer is binary when its weights are a parameter",
+        )
     if weight.ndim != 2:
-        return Reject(f"its constant operand has {weight.ndim} dimensions, a linear layer has 2")
+        return Reject(
+            f"its constant operand has {weight.ndim} dimensions, a linear layer has 2",
+            "multiply by each 2-D matrix on its own, or use a convolution with groups",
+        )
     if dtype_of(call.args[0]) != "float32":
         return Reject(f"it computes in {dtype_of(call.args[0])}", "convert the model to float32")
     if shape_of(call.args[0]) is None:
@@ -35,13 +41,9 @@ def check_dense(values: Values, call: Any, policy: ZeroPolicy) -> BinaryDense | 
     weights = binary_weights(weight.T)
     activations = binary_activations(values, call.args[0], policy)
     if isinstance(activations, Reject):
-        return (
-            activations
-            if not isinstance(weights, Reject)
-            else Reject(f"{activations.reason}; {weights.reason}")
-        )
+        return activations & weights if isinstance(weights, Reject) else activations
     if isinstance(weights, Reject):
         return weights
     if any(activations.padding):
-        return Reject("its input is a padded sign")
+        return Reject("its input is a padded sign", "pad with ±1 before the sign instead")
     return BinaryDense(activations, weights)

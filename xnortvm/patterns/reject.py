@@ -20,3 +20,8 @@ class Reject:
 
     reason: str
     hint: str = ""
+
+    def __and__(self, other: Reject) -> Reject:
+        """Return both reasons and both hints as one refusal."""
+        hints = dict.fromkeys(hint for hint in (self.hint, other.hint) if hint)
+        return Reject(f"{self.reason}; {other.reason}", "; ".join(hints))

@@ -40,12 +40,23 @@ from xnortvm.patterns import (
 )
 from xnortvm.report import LayerRow, Report
 
+_STATIC = "make the weights a parameter, and export with a fixed input size"
+
 #: Layers that never become binary, with what a reader of the report should know.
 _ALWAYS_FLOAT = {
-    "relax.nn.conv1d": "its shape or weights are not static",
-    "relax.nn.conv2d_transpose": "its shape or weights are not static, or it reads only padding",
-    "relax.nn.conv1d_transpose": "its shape or weights are not static, or it reads only padding",
-    "relax.nn.conv3d": "3-D convolutions have no packed kernel",
+    "relax.nn.conv1d": ("its shape or weights are not static", _STATIC),
+    "relax.nn.conv2d_transpose": (
+        "its shape or weights are not static, or it reads only padding",
+        _STATIC,
+    ),
+    "relax.nn.conv1d_transpose": (
+        "its shape or weights are not static, or it reads only padding",
+        _STATIC,
+    ),
+    "relax.nn.conv3d": (
+        "3-D convolutions have no packed kernel",
+        "add up a 2-D convolution for each slice of the kernel",
+    ),
 }
 
 #: Operators that are layers: each gets a row in the report.
@@ -76,7 +87,7 @@ class LowerBinary:
     def _visit(self, builder: Builder, var: Any, call: Any) -> Any:
         name = op_name(call)
         if name in _ALWAYS_FLOAT:
-            self._add_row(builder, var, call, Reject(_ALWAYS_FLOAT[name]))
+            self._add_row(builder, var, call, Reject(*_ALWAYS_FLOAT[name]))
             return None
         check = PATTERNS.get(name)
         if check is None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from xnortvm._tvm import BlockBuilder, VirtualMachine, ir, relax, runtime, tvm
+from xnortvm.errors import VerificationError
 from xnortvm.frontend.numpy_ops import NUMPY_OPS
 from xnortvm.graph.dataflow import Graph, dtype_of, op_name, shape_of, variables
 from xnortvm.graph.pointwise import POINTWISE, apply, scalar_operand
@@ -151,7 +152,7 @@ class Interpreter:
                 value = NUMPY_OPS[name](call.attrs, *args)
         if value is None:
             value = self._by_tvm(call, args)
-        return _typed(var, value)
+        return _typed(var, call, value)
 
     def _by_tvm(self, call: Any, args: list[Any]) -> Any:
         if not isinstance(call.op, ir.Op):
@@ -193,7 +194,7 @@ def _arrays(result: Any) -> Any:
     return tuple(_arrays(field) for field in result)
 
 
-def _typed(var: Any, value: Any) -> Any:
+def _typed(var: Any, call: Any, value: Any) -> Any:
     """Give an array the dtype and the shape that its variable has."""
     if isinstance(value, (list, tuple)):
         return tuple(value)
@@ -206,6 +207,12 @@ def _typed(var: Any, value: Any) -> Any:
     shape = shape_of(var)
     if shape is not None and value.shape != shape:
         if value.size != np.prod(shape, dtype=np.int64):
-            return np.broadcast_to(value, shape)
+            try:
+                return np.broadcast_to(value, shape)
+            except ValueError:
+                raise VerificationError(
+                    f"{op_name(call)} has a result of shape {value.shape} where TVM says {shape}, "
+                    "so the compiled code is wrong; compute this operator outside of the model"
+                ) from None
         value = value.reshape(shape)
     return value
