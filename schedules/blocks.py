@@ -9,7 +9,7 @@ from typing import Any
 from xnortvm._tvm import tirx
 
 ATTRIBUTE = "xnortvm.op"
-FORM, LANES, LLVM = "xnortvm.form", "xnortvm.lanes", "xnortvm.llvm"
+FORM, LANES, LLVM, ROWS = "xnortvm.form", "xnortvm.lanes", "xnortvm.llvm", "xnortvm.rows"
 
 #: Operators whose blocks are the anchor of a kernel.
 ANCHORS = ("bconv2d", "bdense", "conv2d", "dense", "winograd")

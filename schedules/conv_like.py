@@ -43,7 +43,7 @@ from __future__ import annotations
 from typing import Any
 
 from xnortvm._tvm import tirx
-from xnortvm.schedules.blocks import LLVM, Kernel, is_reduction, operator, read_kernel
+from xnortvm.schedules.blocks import LLVM, ROWS, Kernel, is_reduction, operator, read_kernel
 from xnortvm.schedules.epilogue import schedule_epilogue, separate_output
 from xnortvm.schedules.isa import Isa
 from xnortvm.schedules.tiling import Tile, choose_tile, divisors, whole_words
@@ -171,15 +171,20 @@ def _schedule_pad(sch: Any, block: Any) -> None:
     """Fill the padded image with its constant, then copy whole rows, if padding is constant."""
     otherwise = sch.get(block).body.value.args[2]
     if isinstance(otherwise, tirx.IntImm | tirx.FloatImm):
+        if int(
+            sch.get(block).annotations.get(ROWS, 0)
+        ):  # NCHW: row by row, in the first level cache
+            sch.decompose_padding(block, sch.get_loops(block)[-1])
+            return
         sch.decompose_padding(block, sch.get_loops(block)[0])
         sch.fuse(*sch.get_loops(block)[-2:])
 
 
 def _schedule_quantise(sch: Any, block: Any) -> None:
-    """Fill with zeros, then round whole rows; the few channels are interleaved by LLVM."""
+    """Fill a row with zeros, then round it; the few channels are interleaved by LLVM."""
     called = getattr(sch.get(block).body.value, "op", None)
     if str(getattr(called, "name", "")).endswith("if_then_else"):
-        sch.decompose_padding(block, sch.get_loops(block)[0])
+        sch.decompose_padding(block, sch.get_loops(block)[2])
     sch.unroll(sch.get_loops(block)[-1])
 
 

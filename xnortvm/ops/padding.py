@@ -52,4 +52,5 @@ def pad_image(
             tirx.all(*inside), x[tuple(at)], value(index[3 if channels_last else 1])
         )
 
-    return te.compute(shape, element, name=name, attrs={"xnortvm.op": "pad"})
+    marks = {"xnortvm.op": "pad", "xnortvm.rows": int(not channels_last)}
+    return te.compute(shape, element, name=name, attrs=marks)
