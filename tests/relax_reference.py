@@ -186,13 +186,13 @@ def _batch_norm(attrs: Any, x: Array, w: Array, b: Array, m: Array, v: Array) ->
 
 def _bconv2d(attrs: Any, a: Array, w: Array, base: Array) -> Array:
     """As the kernel does: popcounts against the table of border classes."""
-    from xnortvm.ops import border_classes, unpack
+    from xnortvm.ops import border_classes, unpack, unpack_weights
 
     channels, groups = int(attrs["channels"]), int(attrs["groups"])
     pad_value = int(attrs["pad_value"])
     padding = _ints(attrs["padding"])
     strides, dilation = _ints(attrs["strides"]), _ints(attrs["dilation"])
-    signs = unpack(w, channels // groups).astype(np.int32)
+    signs = unpack_weights(w, channels // groups).astype(np.int32)
     dot = reference.conv2d(
         unpack(a, channels, groups).astype(np.int32),
         signs,
@@ -202,7 +202,7 @@ def _bconv2d(attrs: Any, a: Array, w: Array, base: Array) -> Array:
         groups=groups,
         pad_value=pad_value or 1,
     )
-    total = signs[0].size
+    total = np.count_nonzero(signs, axis=(1, 2, 3))
     if base.shape[:2] == (1, 1):
         return (base + dot - total).astype(np.int32)
     rows, columns = (
@@ -215,6 +215,15 @@ def _bconv2d(attrs: Any, a: Array, w: Array, base: Array) -> Array:
         [rows.of(y) for y in range(rows.size)], [columns.of(x) for x in range(columns.size)]
     )
     return (base[at] + dot - total).astype(np.int32)
+
+
+def _bsum2d(attrs: Any, a: Array) -> Array:
+    lists = ("kernel", "strides", "padding", "dilation")
+    numbers = ("channels", "outputs", "groups", "pad_value", "offset")
+    sums = reference.bsum2d(
+        a, **{key: _ints(attrs[key]) for key in lists}, **{key: int(attrs[key]) for key in numbers}
+    )
+    return (sums if int(attrs["groups"]) > 1 else sums[..., :1]).astype(np.float32)
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {
@@ -269,6 +278,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "relax.xnortvm.bdense": lambda attrs, a, w: reference.bdense(
         a, w, channels=int(attrs["channels"])
     ),
+    "relax.xnortvm.bsum2d": lambda attrs, a: _bsum2d(attrs, a),
     "relax.xnortvm.bmaxpool2d": lambda attrs, a: reference.bmaxpool2d(
         a,
         pool_size=_ints(attrs["pool_size"]),

@@ -218,7 +218,7 @@ def _bconv2d(export: _Export, var: Any, call: Any) -> str:
     per_group = int(call.attrs["channels"]) // attrs["groups"]
     packed = value_of(call.args[1])
     assert packed is not None
-    signs = ops.unpack(packed, per_group)
+    signs = _signs(packed, per_group)
     attrs |= {"pad_value": pad_value, "zero": bits.zero}
     inputs = [bits.source, export.constant(signs)]
     name = export.emit(var, "bconv2d", inputs, attrs, str(call.attrs["layer"]))
@@ -232,6 +232,16 @@ def _bconv2d(export: _Export, var: Any, call: Any) -> str:
     assert table is not None
     extra = _expand(table - plain, signs.shape[1:3], size, geometry)
     return export.emit(var, "add", [name, export.constant(extra)], suffix="_offset")
+
+
+def _signs(packed: np.ndarray[Any, Any], channels: int) -> np.ndarray[Any, Any]:
+    signs = ops.unpack_weights(packed, channels)
+    if not signs.all():
+        raise ModelError(
+            "the network has weights that are 0 or groups of few channels, which other engines "
+            "have no packed form for; it cannot be compared with them"
+        )
+    return signs
 
 
 def _expand(
@@ -263,7 +273,7 @@ def _bdense(export: _Export, var: Any, call: Any) -> str:
     bits: _Bits = export.values[call.args[0]]
     packed = value_of(call.args[1])
     assert packed is not None
-    signs = ops.unpack(packed, int(call.attrs["channels"]))
+    signs = _signs(packed, int(call.attrs["channels"]))
     inputs = [bits.source, export.constant(signs)]
     return export.emit(var, "bdense", inputs, {"zero": bits.zero}, str(call.attrs["layer"]))
 

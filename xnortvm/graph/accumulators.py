@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from xnortvm.graph.dataflow import Values, op_name, shape_of, value_of
+from xnortvm.ops.layout import is_masked, unpack_weights
 
 Array = np.ndarray[Any, Any]
 
@@ -34,8 +35,7 @@ def accumulator_bound(values: Values, var: Any) -> int | None:
     if name == "relax.xnortvm.bconv2d":
         base = value_of(call.args[2])
         assert base is not None
-        terms = prod((shape_of(call.args[1]) or ())[1:3]) * int(call.attrs["channels"])
-        terms //= int(call.attrs["groups"])
+        terms = _terms(call)
         # An integer offset of the activations is part of the table.
         return int(max(terms, np.abs(base).max(), np.abs(base - 2 * terms).max()))
     if name == "relax.xnortvm.bdense":
@@ -46,6 +46,15 @@ def accumulator_bound(values: Values, var: Any) -> int | None:
         first, second = (accumulator_bound(values, arg) for arg in call.args)
         return None if first is None or second is None else first + second
     return None
+
+
+def _terms(call: Any) -> int:
+    """Return the largest number of products that an output of a convolution adds up."""
+    per_group = int(call.attrs["channels"]) // int(call.attrs["groups"])
+    shape, packed = shape_of(call.args[1]) or (), value_of(call.args[1])
+    if packed is None or not is_masked(packed.shape[-1], per_group):
+        return prod(shape[1:3]) * per_group
+    return int(np.count_nonzero(unpack_weights(packed, per_group), axis=(1, 2, 3)).max())
 
 
 def accumulator_parity(values: Values, var: Any) -> Array | None:
@@ -70,6 +79,9 @@ def accumulator_parity(values: Values, var: Any) -> Array | None:
 def call_parity(call: Any) -> Array | None:
     """Return the parity of a binary layer's accumulator per channel; None where it varies."""
     if op_name(call) == "relax.xnortvm.bdense":
-        return np.asarray(int(call.attrs["channels"]) % 2)
+        packed, channels = value_of(call.args[1]), int(call.attrs["channels"])
+        if packed is None or not is_masked(packed.shape[1], channels):
+            return np.asarray(channels % 2)
+        return np.count_nonzero(unpack_weights(packed, channels), axis=1) % 2
     base = value_of(call.args[2])
     return base[0, 0] % 2 if base is not None and base.shape[:2] == (1, 1) else None

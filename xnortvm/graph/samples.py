@@ -40,6 +40,7 @@ _AVERAGES = frozenset(
     }
 )
 _LAYERS = frozenset({"relax.nn.conv2d", "relax.matmul"})
+_SUMS = frozenset({"relax.xnortvm.bsum2d"})
 
 
 def samples_of(values: Values, var: Any, known: dict[Any, Array]) -> Array:
@@ -79,7 +80,7 @@ def _tensors(expr: Any) -> list[Any]:
         return [expr]
     if isinstance(expr, relax.Tuple):
         return [var for each in expr.fields for var in _tensors(each)]
-    if isinstance(expr, ir.Call) and op_name(expr) not in ACCUMULATORS:
+    if isinstance(expr, ir.Call) and op_name(expr) not in ACCUMULATORS | _SUMS:
         return [var for arg in expr.args for var in _tensors(arg)]
     return []
 
@@ -134,6 +135,8 @@ def _draw(values: Values, var: Any, known: dict[Any, Array]) -> Array:
     inputs = [known[arg] for arg in _tensors(expr)]
     if name in ACCUMULATORS:
         return _accumulator(expr, draw)
+    if name == "relax.xnortvm.bsum2d":
+        return draw.rng.integers(-4, 5, draw.shape).astype(np.float32)
     if name == "relax.xnortvm.sign":
         return reference.sign(inputs[0], str(expr.attrs["zero"]))
     if name in POINTWISE:

@@ -11,6 +11,7 @@ from xnortvm.ops.bconv2d import bconv2d
 from xnortvm.ops.bdense import bdense
 from xnortvm.ops.bitpack import bitpack, threshold_pack
 from xnortvm.ops.bmaxpool2d import bmaxpool2d
+from xnortvm.ops.bsum2d import bsum2d
 from xnortvm.ops.layout import (
     WORD,
     BorderClasses,
@@ -18,7 +19,9 @@ from xnortvm.ops.layout import (
     border_classes,
     output_size,
     pack,
+    pack_weights,
     unpack,
+    unpack_weights,
     words,
 )
 from xnortvm.ops.legalize import legalize_map
@@ -32,13 +35,16 @@ __all__ = [
     "bdense",
     "bitpack",
     "bmaxpool2d",
+    "bsum2d",
     "border_base",
     "border_classes",
     "legalize_map",
     "output_size",
     "pack",
+    "pack_weights",
     "sign",
     "threshold_pack",
     "unpack",
+    "unpack_weights",
     "words",
 ]

@@ -7,6 +7,10 @@ word are 0 in both operands and never differ. Spatial padding by +1 is bit 0, by
 padding is read as bit 0, which adds the padded weights' signs to the sum; ``base`` subtracts
 them, from a table with one entry per border class of rows and of columns:
 ``acc = base[row class, column class, o] − 2·popcount``, exact in int32 for any K.
+
+Weights that are 0 are masked, ``popcount((a xor w) and mask)``, and not counted in ``base``. That
+is also how groups of few channels are computed: several of them as one, whose weights are 0 for the
+channels of the others, so that a whole vector of output channels reads the same words.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from xnortvm.ops.dot import differing, differing_bits, form_of, kernel_weights, 
 from xnortvm.ops.layout import (
     BorderClasses,
     border_classes,
+    is_masked,
     minus_one_words,
     output_size,
     words,
@@ -51,7 +56,8 @@ def _infer_type(call: Any) -> TensorType:
     channels, groups = int(call.attrs["channels"]), int(call.attrs["groups"])
     if channels % groups or outputs % groups:
         raise ValueError(f"{channels} → {outputs} channels do not divide into {groups} groups")
-    if per_group != words(channels // groups) or packed != groups * per_group:
+    needed = words(channels // groups)
+    if per_group not in (needed, 2 * needed) or packed != groups * needed:
         raise ValueError(f"{channels} channels in {groups} groups do not fill {packed} words")
     return TensorType((images, *_sizes(call), outputs), "int32")
 
@@ -80,7 +86,8 @@ def bconv2d(
     a : relax.Expr
         (N, H, W, G · ceil(C / G / 32)) uint32, bit 1 is −1.
     w : relax.Expr
-        (O, KH, KW, ceil(C / G / 32)) uint32, constant.
+        (O, KH, KW, ceil(C / G / 32)) uint32, constant; twice as many words with a mask, see
+        `xnortvm.ops.pack_weights`.
     base : relax.Expr
         (RC, CC, O) int32, constant; `xnortvm.ops.border_base`.
     channels : int

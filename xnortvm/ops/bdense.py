@@ -1,15 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
-"""``relax.xnortvm.bdense``: packed ±1 rows times packed ±1 weights, ``acc = K − 2·popcount``."""
+"""``relax.xnortvm.bdense``: packed ±1 rows times packed ±1 weights, ``acc = K − 2·popcount``.
+
+Weights that are 0 are masked, ``popcount((a xor w) and mask)``, and K is the number of the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from xnortvm._tvm import TensorType, relax, te, tirx
 from xnortvm.ops.channels import lane_of
 from xnortvm.ops.dot import Form, differing, differing_bits, form_of, kernel_weights
-from xnortvm.ops.layout import words
+from xnortvm.ops.layout import is_masked, unpack_weights, words
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
 
 if TYPE_CHECKING:
@@ -22,7 +27,7 @@ def _infer_type(call: Any) -> TensorType:
     rows, packed = static_shape(call.args[0])
     outputs, per_row = static_shape(call.args[1])
     channels = int(call.attrs["channels"])
-    if packed != per_row or packed != words(channels):
+    if per_row not in (packed, 2 * packed) or packed != words(channels):
         raise ValueError(f"{channels} inputs do not fill rows of {packed} and {per_row} words")
     return TensorType((rows, outputs), "int32")
 
@@ -38,7 +43,8 @@ def bdense(a: Any, w: Any, *, channels: int, layer: str = "") -> Any:
     a : relax.Expr
         (M, ceil(K / 32)) uint32, bit 1 is −1.
     w : relax.Expr
-        (O, ceil(K / 32)) uint32, constant.
+        (O, ceil(K / 32)) uint32, constant; twice as many words with a mask, see
+        `xnortvm.ops.pack_weights`.
     channels : int
         K.
 
@@ -69,7 +75,8 @@ def bdense_te(a: Any, weights: Sequence[Any], *, outputs: int, channels: int, is
 
     def accumulator(m: Any, o: Any) -> Any:
         differing = count[m, o].astype("int32")
-        return tirx.const(channels, "int32") - tirx.const(2, "int32") * differing
+        terms = tirx.const(channels, "int32") if total is None else total[o]
+        return terms - tirx.const(2, "int32") * differing
 
     return te.compute((rows, outputs), accumulator, name="acc", attrs={"xnortvm.op": "accumulator"})
 

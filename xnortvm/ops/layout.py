@@ -56,6 +56,33 @@ def unpack(packed: NDArray[np.uint32], channels: int, groups: int = 1) -> NDArra
     return signs.reshape(*lead, channels)
 
 
+def pack_weights(signs: NDArray[np.int8]) -> NDArray[np.uint32]:
+    """Pack weights (..., C) of -1, 0 and +1 along the last axis.
+
+    Returns
+    -------
+    (..., ceil(C / 32)) uint32
+        Bits of the signs. Where there are zeros, as many words again follow: the mask, whose bits
+        are 1 where the weight is not 0.
+    """
+    bits = pack(signs < 0)
+    return np.concatenate([bits, pack(signs != 0)], axis=-1) if (signs == 0).any() else bits
+
+
+def unpack_weights(packed: NDArray[np.uint32], channels: int) -> NDArray[np.int8]:
+    """Return the weights (..., C) int8 of packed words; the inverse of `pack_weights`."""
+    count = words(channels)
+    signs = unpack(packed[..., :count], channels)
+    if not is_masked(packed.shape[-1], channels):
+        return signs
+    return np.where(unpack(packed[..., count:], channels) < 0, signs, np.int8(0))
+
+
+def is_masked(count: int, channels: int) -> bool:
+    """Whether so many words hold the weights of so many channels and a mask."""
+    return count == 2 * words(channels)
+
+
 def minus_one_words(channels: int) -> list[int]:
     """Return the packed words of one group whose channels are all −1."""
     return [int(word) for word in pack(np.ones(channels, dtype=bool))]
@@ -142,7 +169,7 @@ def border_base(
     Parameters
     ----------
     signs : (O, KH, KW, C / groups) int8
-        The weights, ±1.
+        The weights, ±1, or 0 where they are masked.
     size : (int, int)
         Height and width of the input.
     padding : (top, left, bottom, right)
@@ -152,12 +179,12 @@ def border_base(
     -------
     (RC, CC, O) int32
         One row per class of output rows, one column per class of output columns; (1, 1, O)
-        filled with K when the padding needs no correction.
+        filled with K, the number of weights that are not 0, when the padding needs no correction.
     """
-    outputs, kernel_h, kernel_w, channels = signs.shape
-    total = kernel_h * kernel_w * channels
+    outputs, kernel_h, kernel_w, _ = signs.shape
+    total = np.count_nonzero(signs, axis=(1, 2, 3)).astype(np.int32)
     if pad_value != 0 or not any(padding):
-        return np.full((1, 1, outputs), total, dtype=np.int32)
+        return total.reshape(1, 1, outputs)
     top, left, bottom, right = padding
     rows = border_classes(size[0], kernel_h, strides[0], top, bottom, dilation[0])
     columns = border_classes(size[1], kernel_w, strides[1], left, right, dilation[1])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from xnortvm.ops.layout import output_size, pack, unpack
+from xnortvm.ops.layout import output_size, pack, unpack, unpack_weights
 
 
 def sign(x: NDArray[Any], zero: str = "+1") -> NDArray[Any]:
@@ -76,10 +76,10 @@ def bconv2d(
     groups: int = 1,
     pad_value: int = 0,
 ) -> NDArray[np.int32]:
-    """Unpack, then convolve the ±1 values as integers."""
+    """Unpack, then convolve the values -1, 0 and +1 as integers."""
     return conv2d(
         unpack(a, channels, groups).astype(np.int32),
-        unpack(w, channels // groups).astype(np.int32),
+        unpack_weights(w, channels // groups).astype(np.int32),
         strides=strides,
         padding=padding,
         dilation=dilation,
@@ -89,8 +89,26 @@ def bconv2d(
 
 
 def bdense(a: NDArray[np.uint32], w: NDArray[np.uint32], *, channels: int) -> NDArray[np.int32]:
-    """Unpack, then multiply the ±1 values as integers."""
-    return unpack(a, channels).astype(np.int32) @ unpack(w, channels).astype(np.int32).T
+    """Unpack, then multiply the values -1, 0 and +1 as integers."""
+    return unpack(a, channels).astype(np.int32) @ unpack_weights(w, channels).astype(np.int32).T
+
+
+def bsum2d(
+    a: NDArray[np.uint32],
+    *,
+    channels: int,
+    outputs: int,
+    kernel: Sequence[int],
+    groups: int = 1,
+    pad_value: int = 0,
+    offset: int = 0,
+    **geometry: Sequence[int],
+) -> NDArray[np.int32]:
+    """Unpack, then convolve with weights that are all 1; (N, OH, OW, O)."""
+    ones = np.ones((outputs, *kernel, channels // groups), np.int32)
+    values = unpack(a, channels, groups).astype(np.int32) + offset
+    pad = pad_value + offset if pad_value else 0
+    return conv2d(values, ones, groups=groups, pad_value=pad, **geometry)
 
 
 def bmaxpool2d(

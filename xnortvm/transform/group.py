@@ -47,6 +47,9 @@ LAYER_KINDS = frozenset({"bconv2d", "bdense", "conv2d", "dense"})
 #: Operators that read a value of the anchor's shape and give packed bits.
 PACKS = frozenset({"relax.xnortvm.bitpack", "relax.xnortvm.threshold_pack"})
 
+#: Elementwise operators that cost no more than reading their result would.
+_CHEAP = frozenset({"relax.multiply", "relax.add", "relax.subtract"})
+
 #: Attributes of a kernel: the anchor operator, the layer, the regions's number of operators.
 KERNEL_OP = "xnortvm.kernel_op"
 KERNEL_LAYER = "xnortvm.layer"
@@ -131,10 +134,12 @@ def _grow(graph: Graph, owner: dict[Any, Region], region: Region) -> None:
             continue
         if not started or var in owner or not _fits(graph, region, call, var, shape):
             continue
-        owner[var] = region
-        region.members[var] = None
+        added = [*_broadcast_operands(graph, owner, region, call, var), var]
+        owner.update(dict.fromkeys(added, region))
+        region.members.update(dict.fromkeys(added))
         if _is_cyclic(graph, owner, region):
-            del owner[var], region.members[var]
+            for each in added:
+                del owner[each], region.members[each]
 
 
 def _fits(graph: Graph, region: Region, call: Any, var: Any, shape: Any) -> bool:
@@ -144,6 +149,25 @@ def _fits(graph: Graph, region: Region, call: Any, var: Any, shape: Any) -> bool
     if op_name(call) in PACKS:
         return call.args[0] in region.members and shape_of(call.args[0]) == shape
     return is_pointwise(call) and shape_of(var) == shape
+
+
+def _broadcast_operands(
+    graph: Graph, owner: dict[Any, Region], region: Region, call: Any, var: Any
+) -> list[Any]:
+    """Operands of a call that only spread smaller values over the region: computed there.
+
+    Such as t · (sum of a window), one number for each pixel times one for each channel.
+    """
+    shape = shape_of(var)
+    found = []
+    for arg in call.args:
+        source = graph.value.get(arg) if isinstance(arg, relax.Var) else None
+        if source is None or arg in owner or arg in region.members or graph.users[arg] != [var]:
+            continue
+        spread = op_name(source) in _CHEAP and shape_of(arg) == shape
+        if spread and all(shape_of(used) != shape for used in variables(source)):
+            found.append(arg)
+    return found
 
 
 def _is_cyclic(graph: Graph, owner: dict[Any, Region], region: Region) -> bool:

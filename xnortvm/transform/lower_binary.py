@@ -7,6 +7,9 @@ With activations a·v + b, v = ±1, the accumulator of v is multiplied by a·s; 
 weights inside the map, which is added to the accumulator itself when b/a is an integer (the
 {0, 1} activations behind a ReLU: a = b = ½) and is a float constant otherwise.
 
+Weights may hold zeros: they are masked. Weights of two values s·sign + t add t times the sum of the
+activations under the window, `xnortvm.ops.bsum2d`: a matrix of rank one.
+
 torch.sign(0) = 0 makes v ternary. Where that happens on purpose the layer is computed twice, with
 zeros as +1 and as -1, and the accumulators are added: v = (v₊ + v₋) / 2, exact.
 """
@@ -39,6 +42,9 @@ from xnortvm.patterns import (
     ZeroPolicy,
 )
 from xnortvm.report import LayerRow, Report
+from xnortvm.transform.groups import join_groups
+
+Array = np.ndarray[Any, Any]
 
 _STATIC = "make the weights a parameter, and export with a fixed input size"
 
@@ -98,13 +104,22 @@ class LowerBinary:
             return ir.Call(call.op, call.args, call.attrs, call.ty_args, span(row.name))
         row = self._add_row(builder, var, call, match)
         ternary = bool(match.activations.zeros) and not self.policy.accept
-        layer = _LOWER[type(match)](self, builder, call, match, row.name)
-        halves = [
-            builder.emit(layer(zero), "acc", call.span)
-            for zero in (("+1", "-1") if ternary else ("0",))
-        ]
-        acc = builder.emit(relax.op.add(*halves), "acc") if ternary else halves[0]
-        return _scaled(builder, var, call, acc, match, 0.5 if ternary else 1.0)
+        zeros = ("+1", "-1") if ternary else ("0",)
+        factor = 1 / len(zeros)
+
+        def added(layer: Layer) -> Any:
+            halves = [builder.emit(layer(zero), "acc", call.span) for zero in zeros]
+            return builder.emit(relax.op.add(*halves), "acc") if ternary else halves[0]
+
+        acc = added(_LOWER[type(match)](self, builder, call, match, row.name))
+        value = _scaled(builder, var, call, acc, match, factor)
+        if not match.weights.offset.any():
+            return value
+        value = builder.emit(value, str(var.name), call.span)
+        sums = added(_SUMS[type(match)](self, builder, call, match))
+        shift = match.weights.offset * np.float32(match.activations.scale * factor)
+        rank_one = builder.emit(relax.op.multiply(sums, const(shift)))
+        return relax.op.add(value, rank_one)
 
     def pack(self, builder: Builder, var: Any, groups: int, zero: str) -> Any:
         """Emit the packed bits of two-valued activations, once for all their users.
@@ -125,7 +140,7 @@ class LowerBinary:
         if isinstance(match, Reject):
             row.reason, row.hint = match.reason, match.hint
         else:
-            row.binary, row.bits_in = True, "1"
+            row.binary, row.bits_in, row.note = True, "1", match.weights.note
             if match.activations.zeros:
                 self._add_zeros(row, match.activations.zeros)
         self.report.layers.append(row)
@@ -133,10 +148,12 @@ class LowerBinary:
 
     def _add_zeros(self, row: LayerRow, zeros: str) -> None:
         if self.policy.accept:
-            row.note = f'torch.sign(0) counts as +1 by sign_zero="+1": {zeros}'
+            row.note += "; " if row.note else ""
+            row.note += f'torch.sign(0) counts as +1 by sign_zero="+1": {zeros}'
             return
         row.bits_in = "2"
-        row.note = (
+        row.note += "; " if row.note else ""
+        row.note += (
             f"torch.sign makes its input ternary, because sign(0) = 0 and {zeros}; computed twice, "
             'which is exact; a sign that gives +1 at 0, or sign_zero="+1", halves its time'
         )
@@ -209,20 +226,17 @@ Layer = Callable[[str], Any]
 def _conv2d(
     state: LowerBinary, builder: Builder, call: Any, match: BinaryConv2d, layer: str
 ) -> Layer:
-    signs, attrs = match.weights.signs, call.attrs
-    groups = int(attrs.groups)
     x_shape = shape_of(match.activations.var)
     assert x_shape is not None
     geometry = _geometry(call, match)
     pad_value = int(match.pad_value)
-    base = ops.border_base(signs, x_shape[1:3], pad_value=pad_value, **geometry)  # type: ignore[arg-type]
+    base = ops.border_base(match.weights.signs, x_shape[1:3], pad_value=pad_value, **geometry)  # type: ignore[arg-type]
     ratio = _integer_offset(match.activations)
-    if ratio:
-        inside = signs.astype(np.int64).sum(axis=(1, 2, 3)) - prod(signs.shape[1:]) + base
-        base = (base + ratio * inside).astype(np.int32)
-    weights, table = const(ops.pack(signs < 0)), const(base)
+    base = (base + ratio * _inside(match.weights.signs, base)).astype(np.int32)
+    signs, groups = join_groups(match.weights.signs, int(call.attrs.groups))
+    weights, table = const(ops.pack_weights(signs)), const(base)
     return lambda zero: ops.bconv2d(
-        state.pack(builder, match.activations.var, groups, zero),
+        state.pack(builder, match.activations.var, _packing(x_shape[3], groups), zero),
         weights,
         table,
         channels=x_shape[3],
@@ -234,11 +248,34 @@ def _conv2d(
     )
 
 
+def _conv2d_sums(state: LowerBinary, builder: Builder, call: Any, match: BinaryConv2d) -> Layer:
+    """The sum of the activations under each window."""
+    x_shape = shape_of(match.activations.var)
+    assert x_shape is not None
+    groups = int(call.attrs.groups)
+    outputs, *kernel, _ = match.weights.signs.shape
+    return lambda zero: ops.bsum2d(
+        state.pack(builder, match.activations.var, _packing(x_shape[3], groups), zero),
+        channels=x_shape[3],
+        outputs=outputs,
+        kernel=kernel,
+        groups=groups,
+        pad_value=int(match.pad_value),
+        offset=_integer_offset(match.activations),
+        **_geometry(call, match),
+    )
+
+
+def _packing(channels: int, groups: int) -> int:
+    """Groups to pack for: groups of whole words lie as if there were one."""
+    return groups if channels // groups % ops.WORD else 1
+
+
 def _dense(
     state: LowerBinary, builder: Builder, call: Any, match: BinaryDense, layer: str
 ) -> Layer:
     signs = match.weights.signs
-    weights = const(ops.pack(signs < 0))
+    weights = const(ops.pack_weights(signs))
     lead = (shape_of(match.activations.var) or ())[:-1]
     ratio = _integer_offset(match.activations)
     share = const((ratio * signs.sum(axis=1)).astype(np.int32))
@@ -257,7 +294,35 @@ def _dense(
     return lower
 
 
+def _dense_sums(state: LowerBinary, builder: Builder, _: Any, match: BinaryDense) -> Layer:
+    """The sum of each row of activations: a window of one pixel."""
+    outputs, inputs = match.weights.signs.shape
+    lead = (shape_of(match.activations.var) or ())[:-1]
+
+    def lower(zero: str) -> Any:
+        rows = state.pack(builder, match.activations.var, 1, zero)
+        pixels = builder.emit(relax.op.reshape(rows, (prod(lead), 1, 1, ops.words(inputs))))
+        sums = ops.bsum2d(
+            pixels,
+            channels=inputs,
+            outputs=outputs,
+            kernel=(1, 1),
+            offset=_integer_offset(match.activations),
+        )
+        return relax.op.reshape(builder.emit(sums), (*lead, 1))
+
+    return lower
+
+
 _LOWER: dict[type, Callable[..., Any]] = {BinaryConv2d: _conv2d, BinaryDense: _dense}
+_SUMS: dict[type, Callable[..., Any]] = {BinaryConv2d: _conv2d_sums, BinaryDense: _dense_sums}
+
+
+def _inside(signs: Array, base: Array) -> Array:
+    """Sum of the weights that lie inside the map, for each class of rows and columns."""
+    total = np.count_nonzero(signs, axis=(1, 2, 3))
+    inside: Array = signs.astype(np.int64).sum(axis=(1, 2, 3)) - total + base
+    return inside
 
 
 def _integer_offset(activations: BinaryActivations) -> int:
@@ -285,18 +350,27 @@ def _scaled(
     return relax.op.add(value, const(_offset_share(call, match)))
 
 
-def _offset_share(call: Any, match: BinaryConv2d | BinaryDense) -> np.ndarray[Any, Any]:
-    """b · s · (sum of the weights that lie inside the map), per output channel and position."""
+def _offset_share(call: Any, match: BinaryConv2d | BinaryDense) -> Array:
+    """b · (sum of the weights that lie inside the map), per output channel and position."""
     weights, offset = match.weights, np.float32(match.activations.offset)
+    parts = [(weights.signs, weights.scale)]
+    if weights.offset.any():
+        parts.append((np.ones_like(weights.signs), weights.offset))
     if isinstance(match, BinaryDense):
-        return (offset * weights.scale * weights.signs.sum(axis=1)).astype(np.float32)
-    signs = weights.signs
+        sums = [scale * signs.sum(axis=1) for signs, scale in parts]
+    else:
+        sums = [scale * _inside_by_position(call, match, signs) for signs, scale in parts]
+    return (offset * sum(sums)).astype(np.float32)
+
+
+def _inside_by_position(call: Any, match: BinaryConv2d, signs: Array) -> Array:
+    """Sum of weights that lie inside the map, (1, OH, OW, O), or (1, 1, 1, O) where all do."""
     shape = shape_of(match.activations.var)
     assert shape is not None
     geometry = _geometry(call, match)
     pad_value = int(match.pad_value)
     base = ops.border_base(signs, shape[1:3], pad_value=pad_value, **geometry)  # type: ignore[arg-type]
-    inside = signs.astype(np.int64).sum(axis=(1, 2, 3)) - prod(signs.shape[1:]) + base
+    inside = _inside(signs, base)
     if base.shape[:2] != (1, 1):
         axes = [
             ops.border_classes(
@@ -311,8 +385,7 @@ def _offset_share(call: Any, match: BinaryConv2d | BinaryDense) -> np.ndarray[An
         ]
         rows, columns = ([c.of(p) for p in range(c.size)] for c in axes)
         inside = inside[np.ix_(rows, columns)]
-    share: np.ndarray[Any, Any] = (offset * weights.scale * inside).astype(np.float32)
-    return share[None]
+    return inside[None]
 
 
 def _geometry(call: Any, match: BinaryConv2d) -> dict[str, Any]:
