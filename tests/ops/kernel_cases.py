@@ -16,6 +16,7 @@ from xnortvm.ops import reference
 from xnortvm.ops.bconv2d import bconv2d_te
 from xnortvm.ops.bdense import bdense_te, dense_form
 from xnortvm.ops.bitpack import bitpack_te, threshold_pack_te
+from xnortvm.ops.bsum2d import bsum2d_te
 from xnortvm.ops.channels import blocked_weight
 from xnortvm.ops.conv2d import conv2d_te
 from xnortvm.ops.dense import dense_te
@@ -39,6 +40,7 @@ class Conv:
     groups: int = 1
     pad_value: int = 0
     images: int = 1
+    masked: bool = False
 
     @property
     def geometry(self) -> dict[str, Any]:
@@ -73,6 +75,7 @@ GRID: dict[str, list[Any]] = {
     "groups": [1, 1, 1, 2, 4],
     "pad_value": [0, 0, 1, -1],
     "images": [1, 1, 3],
+    "masked": [False, False, True],
 }
 
 
@@ -146,15 +149,23 @@ def _epilogue(
 EPILOGUES = ("accumulator", "threshold", "residual", "pack", "two outputs")
 
 
+def _signs(rng: np.random.Generator, shape: tuple[int, ...], masked: bool) -> np.ndarray:
+    """Return random weights ±1, or -1, 0 and +1 with at least one 0."""
+    signs = rng.choice(np.array([-1, 0, 1] if masked else [-1, 1], np.int8), shape)
+    if masked:
+        signs.reshape(-1)[0] = 0
+    return signs
+
+
 def bconv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int = 0) -> Case:
     """Return a packed convolution with random bits."""
     rng = np.random.default_rng(seed)
     per_group = conv.channels // conv.groups
     a = ops.pack(rng.random((conv.images, *conv.size, conv.channels)) < 0.5, conv.groups)
-    signs = rng.choice(np.array([-1, 1], np.int8), (conv.outputs, *conv.kernel, per_group))
-    w = ops.pack(signs < 0)
+    signs = _signs(rng, (conv.outputs, *conv.kernel, per_group), conv.masked)
+    w = ops.pack_weights(signs)
     base = ops.border_base(signs, conv.size, **conv.geometry, pad_value=conv.pad_value)
-    form = form_of(isa, conv.outputs, conv.groups, conv.map[0] * conv.map[1])
+    form = form_of(isa, conv.outputs, conv.groups, conv.map[0] * conv.map[1], masked=conv.masked)
     weights = kernel_weights(w, per_group, form)
     expected = reference.bconv2d(
         a,
@@ -176,6 +187,7 @@ def bconv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int 
         groups=conv.groups,
         pad_value=conv.pad_value,
         isa=isa,
+        masked=conv.masked,
         **conv.geometry,
     )
     more, results, arrays, wanted = _epilogue(epilogue, acc, expected, rng, isa)
@@ -184,21 +196,50 @@ def bconv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int 
 
 
 def bdense_case(
-    rows: int, channels: int, outputs: int, isa: Isa, epilogue: str = "accumulator"
+    rows: int,
+    channels: int,
+    outputs: int,
+    isa: Isa,
+    epilogue: str = "accumulator",
+    *,
+    masked: bool = False,
 ) -> Case:
     """Return a packed dense layer with random bits."""
     rng = np.random.default_rng(rows + channels + outputs)
     a = ops.pack(rng.random((rows, channels)) < 0.5)
-    w = ops.pack(rng.random((outputs, channels)) < 0.5)
-    weights = kernel_weights(w, channels, dense_form(isa, outputs))
+    signs = _signs(rng, (outputs, channels), masked)
+    w = ops.pack_weights(signs)
+    weights = kernel_weights(w, channels, dense_form(isa, outputs, masked=masked))
+    terms = [np.count_nonzero(signs, axis=1).astype(np.int32)] if masked else []
     pa = _placeholder("a", a)
     pw = [_placeholder(f"w{i}", array) for i, array in enumerate(weights)]
-    acc = bdense_te(pa, pw, outputs=outputs, channels=channels, isa=isa)
+    pt = [_placeholder("terms", array) for array in terms]
+    acc = bdense_te(pa, pw, *pt, outputs=outputs, channels=channels, isa=isa)
     expected = reference.bdense(a, w, channels=channels)
     more, results, arrays, wanted = _epilogue(epilogue, acc, expected, rng, isa)
-    func = te.create_prim_func([pa, *pw, *more, *results])
+    func = te.create_prim_func([pa, *pw, *pt, *more, *results])
     name = f"bdense {rows}x{channels}x{outputs} {epilogue}"
-    return Case(name, func, [a, *weights, *arrays], wanted)
+    return Case(name, func, [a, *weights, *terms, *arrays], wanted)
+
+
+def bsum2d_case(conv: Conv, offset: int = 0, seed: int = 0) -> Case:
+    """Return a sum over windows of random bits."""
+    rng = np.random.default_rng(seed)
+    a = ops.pack(rng.random((conv.images, *conv.size, conv.channels)) < 0.5, conv.groups)
+    numbers = {
+        "channels": conv.channels,
+        "outputs": conv.outputs,
+        "kernel": conv.kernel,
+        "groups": conv.groups,
+        "pad_value": conv.pad_value,
+        "offset": offset,
+    }
+    sums = reference.bsum2d(a, **numbers, **conv.geometry)
+    expected = (sums if conv.groups > 1 else sums[..., :1]).astype(np.float32)
+    pa = _placeholder("a", a)
+    result = bsum2d_te(pa, expected.shape[1:], **numbers, **conv.geometry)
+    func = te.create_prim_func([pa, result])
+    return Case(f"bsum2d {conv} + {offset}", func, [a], [expected])
 
 
 def conv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int = 0) -> Case:

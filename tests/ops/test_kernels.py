@@ -11,6 +11,7 @@ from tests.ops.kernel_cases import (
     Conv,
     bconv2d_case,
     bdense_case,
+    bsum2d_case,
     check,
     conv2d_case,
     dense_case,
@@ -49,6 +50,15 @@ def test_byte_lanes_never_overflow(isa) -> None:
 def test_dense_layers_are_exact() -> None:
     shapes = [(1, 1, 1), (1, 300, 10), (3, 65, 33), (2, 4608, 16), (1, 2048, 8), (5, 32, 64)]
     check([bdense_case(*shape, isa) for shape in shapes for isa in (GENERIC, WORDS)])
+
+
+def test_dense_layers_with_zero_weights_are_exact() -> None:
+    shapes = [(1, 1, 1), (1, 300, 10), (3, 65, 33), (5, 32, 64)]
+    check([bdense_case(*shape, isa, masked=True) for shape in shapes for isa in (GENERIC, WORDS)])
+
+
+def test_sums_over_windows_are_exact_over_the_grid() -> None:
+    check([bsum2d_case(conv, i % 3 - 1, seed=i) for i, conv in enumerate(sampled(24, seed=3))])
 
 
 def test_float_convolutions_are_exact_on_small_integers() -> None:

@@ -42,6 +42,39 @@ def test_a_scale_close_to_one_is_kept() -> None:
     np.testing.assert_array_equal(found.scale, np.float32(1.00003))
 
 
+def test_zeros_are_masked() -> None:
+    signs = RNG.choice(np.asarray([-1, 0, 1], np.int8), SIGNS.shape)
+    signs[1] = np.abs(signs[1])  # 0 and +s
+    signs[2] = 0
+    found = binary_weights(np.float32(0.3) * signs)
+    assert isinstance(found, BinaryWeights)
+    np.testing.assert_array_equal(found.signs[[0, 1, 3, 4, 5]], signs[[0, 1, 3, 4, 5]])
+    np.testing.assert_array_equal(found.scale, np.float32([0.3, 0.3, 0, 0.3, 0.3, 0.3]))
+    assert (found.signs[2] == 1).all()
+    assert not found.offset.any()
+    assert "are 0: masked" in found.note
+
+
+def test_residue_of_a_zero_is_a_zero() -> None:
+    found = binary_weights(_changed(_set(3e-8)))
+    assert isinstance(found, BinaryWeights)
+    assert found.signs[2, 0, 1, 3] == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    scale=st.floats(0.015625, 100, width=32),
+    offset=st.floats(-100, 100, width=32),
+)
+def test_two_levels_come_back(scale: float, offset: float) -> None:
+    weights = (np.float32(scale) * SIGNS + np.float32(offset)).astype(np.float32)
+    found = binary_weights(weights)
+    assert isinstance(found, BinaryWeights)
+    column = (6, 1, 1, 1)
+    again = found.signs * found.scale.reshape(column) + found.offset.reshape(column)
+    np.testing.assert_allclose(again, weights, rtol=0, atol=2e-7 * np.abs(weights).max())
+
+
 def _changed(change: Callable[[Any], None]) -> np.ndarray[Any, Any]:
     weights = 0.5 * SIGNS
     change(weights)
@@ -58,14 +91,14 @@ def _set(value: float) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("weights", "reason"),
     [
-        (_changed(_set(0.0)), "its weights are ternary: 1 of 45 in output channel 2 are 0"),
         (_changed(_set(0.6)), "its weights are real: 3 distinct values in output channel 2"),
         (_changed(_set(np.nan)), "its weights hold infinities or NaN"),
         (_changed(_set(np.inf)), "its weights hold infinities or NaN"),
-        (0.5 * SIGNS + 0.1, "two values that are not ±s: -0.4 and 0.6 in output channel 0"),
+        (SIGNS + 1e4 * (1 + 1e-7 * RNG.random(SIGNS.shape)), "its weights are real"),
+        (_changed(_set(0.1)) + 0.1, "its weights are real: 3 distinct values in output channel 2"),
         (np.abs(SIGNS) * RNG.random(SIGNS.shape), "its weights are real: 45 distinct values"),
     ],
-    ids=["one zero", "one wrong element", "nan", "infinity", "adabin", "real"],
+    ids=["one wrong element", "nan", "infinity", "close levels", "three levels", "real"],
 )
 def test_does_not_take_other_weights_for_binary(weights: Any, reason: str) -> None:
     found = binary_weights(np.asarray(weights, np.float32))

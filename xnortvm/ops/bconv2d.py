@@ -143,6 +143,7 @@ def bconv2d_te(
     groups: int,
     pad_value: int,
     isa: Isa,
+    masked: bool = False,
 ) -> Any:
     """Return the tensor expression; ``weights`` are made by `kernel_weights`.
 
@@ -164,7 +165,7 @@ def bconv2d_te(
         return tirx.Select(tirx.floormod(c, per_group) == per_group - 1, last, full)
 
     w, *_ = weights
-    form = form_of(isa, outputs, groups, rows.size * columns.size)
+    form = form_of(isa, outputs, groups, rows.size * columns.size, masked=masked)
     padded, steps = int(w.shape[0]) * form.lanes, form.steps(channels // groups)
     computed = computed_columns(rows.size, columns.size, padded, form.lanes, isa, form.name)
     needed = (computed - 1) * strides[1] + dilation[1] * (kernel[1] - 1) + 1
@@ -182,7 +183,7 @@ def bconv2d_te(
             group_of(o, outputs, groups, padded) * steps + c,
         ]
         block, lane = lane_of(o, form.lanes)
-        return differing(weights, form, isa, activation, w[block, ky, kx, c, lane], lane)
+        return differing(weights, form, isa, activation, (block, ky, kx, c, lane))
 
     count = differing_bits(
         (images, rows.size, computed, padded),
@@ -210,7 +211,8 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
     if packed is None:
         raise ValueError("the weights of bconv2d must be a constant")
     groups, channels = int(call.attrs["groups"]), int(call.attrs["channels"])
-    form = form_of(isa, packed.shape[0], groups, prod(_sizes(call)))
+    masked = is_masked(packed.shape[3], channels // groups)
+    form = form_of(isa, packed.shape[0], groups, prod(_sizes(call)), masked=masked)
 
     def integers(name: str) -> tuple[int, ...]:
         return tuple(int(value) for value in call.attrs[name])
@@ -229,6 +231,7 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
             groups=groups,
             pad_value=int(call.attrs["pad_value"]),
             isa=isa,
+            masked=masked,
         )
 
     weights = map(relax.const, kernel_weights(packed, channels // groups, form))

@@ -56,27 +56,32 @@ def bdense(a: Any, w: Any, *, channels: int, layer: str = "") -> Any:
     return make_call(NAME, [a, w], channels=int(channels), layer=layer)
 
 
-def dense_form(isa: Isa, outputs: int) -> Form:
+def dense_form(isa: Isa, outputs: int, *, masked: bool = False) -> Form:
     """Return how a dense layer counts; rows share no vectors of weights."""
-    return form_of(isa, outputs, groups=1, pixels=1)
+    return form_of(isa, outputs, groups=1, pixels=1, masked=masked)
 
 
-def bdense_te(a: Any, weights: Sequence[Any], *, outputs: int, channels: int, isa: Isa) -> Any:
-    """Return the tensor expression; ``weights`` are made by `kernel_weights`."""
+def bdense_te(
+    a: Any, weights: Sequence[Any], terms: Any = None, *, outputs: int, channels: int, isa: Isa
+) -> Any:
+    """Return the tensor expression; ``weights`` are made by `kernel_weights`.
+
+    With masked weights ``terms`` (O,) int32 counts those that are not 0.
+    """
     rows, (w, *_) = int(a.shape[0]), weights
-    form = dense_form(isa, outputs)
+    form = dense_form(isa, outputs, masked=terms is not None)
 
     def step(index: Sequence[Any], at: Sequence[Any]) -> Any:
         block, lane = lane_of(index[1], form.lanes)
-        return differing(weights, form, isa, a[index[0], at[0]], w[block, at[0], lane], lane)
+        return differing(weights, form, isa, a[index[0], at[0]], (block, at[0], lane))
 
     padded = int(w.shape[0]) * form.lanes
     count = differing_bits((rows, padded), (form.steps(channels),), step, form, isa, "bdense")
 
     def accumulator(m: Any, o: Any) -> Any:
         differing = count[m, o].astype("int32")
-        terms = tirx.const(channels, "int32") if total is None else total[o]
-        return terms - tirx.const(2, "int32") * differing
+        total = tirx.const(channels, "int32") if terms is None else terms[o]
+        return total - tirx.const(2, "int32") * differing
 
     return te.compute((rows, outputs), accumulator, name="acc", attrs={"xnortvm.op": "accumulator"})
 
@@ -87,10 +92,21 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
     if packed is None:
         raise ValueError("the weights of bdense must be a constant")
     channels = int(call.attrs["channels"])
-    weights = kernel_weights(packed, channels, dense_form(isa, packed.shape[0]))
+    masked = is_masked(packed.shape[1], channels)
+    weights = kernel_weights(packed, channels, dense_form(isa, packed.shape[0], masked=masked))
+    extra = []
+    if masked:
+        terms = np.count_nonzero(unpack_weights(packed, channels), axis=1)
+        extra.append(relax.const(terms.astype("int32")))
+
+    def compute(a: Any, *args: Any) -> Any:
+        kernel, terms = args[: len(weights)], args[len(weights) :]
+        return bdense_te(a, kernel, *terms, outputs=packed.shape[0], channels=channels, isa=isa)
+
     return bb.call_te(
-        lambda a, *w: bdense_te(a, w, outputs=packed.shape[0], channels=channels, isa=isa),
+        compute,
         call.args[0],
         *map(relax.const, weights),
+        *extra,
         primfunc_name_hint="xnortvm_bdense",
     )

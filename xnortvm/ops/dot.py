@@ -59,19 +59,22 @@ class Form:
         Channels that one step of the reduction takes.
     limit : int or None
         Steps that the narrow lanes can add up; None where lanes are words.
+    masked : bool
+        Whether differing bits count only where a mask has ones: weights that are 0.
     """
 
     name: str
     lanes: int
     bits: int
     limit: int | None
+    masked: bool = False
 
     def steps(self, channels: int) -> int:
         """Return the steps for the channels of one group at one position of the kernel."""
         return -(-channels // self.bits)
 
 
-def form_of(isa: Isa, outputs: int, groups: int, pixels: int) -> Form:
+def form_of(isa: Isa, outputs: int, groups: int, pixels: int, *, masked: bool = False) -> Form:
     """Return the fastest form for a layer.
 
     Parameters
@@ -80,15 +83,17 @@ def form_of(isa: Isa, outputs: int, groups: int, pixels: int) -> Form:
         Output channels and groups.
     pixels : int
         Positions of the output map.
+    masked : bool
+        Whether weights are 0: a table has no room for them.
     """
     lanes = isa.vector_bits // 8
-    if isa.table and groups == 1 and pixels > 1:
+    if isa.table and not masked and groups == 1 and pixels > 1:
         wide, narrow = (padded_vectors(outputs, n) * n for n in (lanes, isa.lanes))
         if wide <= _MOST_PADDING * narrow:
             return Form("table", lanes, NIBBLE, MAX_LOOKUPS)
     if isa.popcount == "word":
-        return Form("word", isa.lanes, WORD, None)
-    return Form("byte", isa.lanes, WORD, MAX_BYTE_WORDS)
+        return Form("word", isa.lanes, WORD, None, masked)
+    return Form("byte", isa.lanes, WORD, MAX_BYTE_WORDS, masked)
 
 
 def kernel_weights(packed: NDArray[np.uint32], channels: int, form: Form) -> list[NDArray[Any]]:
@@ -97,7 +102,7 @@ def kernel_weights(packed: NDArray[np.uint32], channels: int, form: Form) -> lis
     Parameters
     ----------
     packed : (O, ..., ceil(C / 32)) uint32
-        Bit 1 is −1.
+        Bit 1 is −1; as many words again for a masked form.
     channels : int
         C, input channels of one group.
 
@@ -106,8 +111,11 @@ def kernel_weights(packed: NDArray[np.uint32], channels: int, form: Form) -> lis
     list of ndarray
         The weights blocked for the lanes of the form; for tables (``uint8``, one nibble in a
         byte), the table as well: row a, of ``lanes`` bytes, holds popcount(a xor w) for
-        w = 0 … 15, again and again, since ``vpshufb`` looks up within 16 bytes.
+        w = 0 … 15, again and again, since ``vpshufb`` looks up within 16 bytes; for masked forms
+        the masks as well, blocked like the weights.
     """
+    if form.masked:
+        return [blocked_weight(half, form.lanes) for half in np.split(packed, 2, axis=-1)]
     if form.name != "table":
         return [blocked_weight(packed, form.lanes)]
     shifts = np.arange(0, WORD, NIBBLE, dtype=np.uint32)
@@ -148,21 +156,23 @@ def spread(x: Any, channels: int, groups: int, form: Form) -> Any:
     return te.compute(shape, row, name="rows", attrs={"xnortvm.op": "rows"})
 
 
-def differing(weights: Sequence[Any], form: Form, isa: Isa, a: Any, w: Any, lane: Any) -> Any:
+def differing(weights: Sequence[Any], form: Form, isa: Isa, a: Any, place: Sequence[Any]) -> Any:
     """Return the count of differing bits of one step, in the lanes of the form.
 
     Parameters
     ----------
     weights : sequence of te.Tensor
         What `kernel_weights` returned.
-    a, w : expression
-        One element of `spread` activations and one of the weights.
+    a : expression
+        One element of the `spread` activations.
+    place : sequence of expression
+        Where in the weights its partner is, the lane last.
     """
-    if form.name == "word":
-        return tirx.popcount(a ^ w)
-    if form.name == "byte":
-        return popcount_bytes(a ^ w)
-    row = weights[1][a.astype("int32") * 8 + lane]
+    w = weights[0](*place)
+    if form.name != "table":
+        bits = (a ^ w) & weights[1](*place) if form.masked else a ^ w
+        return tirx.popcount(bits) if form.name == "word" else popcount_bytes(bits)
+    row = weights[1][a.astype("int32") * 8 + place[-1]]
     return table_popcount(row, w, a, scale=form.lanes // 8, flavour=isa.table)
 
 

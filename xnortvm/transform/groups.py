@@ -5,8 +5,8 @@ A vector whose lanes belong to different groups would gather its activations, on
 groups are joined until a group fills vectors; the weights are 0 for the channels of its other
 members, and masked. One word holds the bits of several groups then, which are packed as usual.
 
-Microseconds on one core of a Zen 4 (AVX-512), 2 images of 6×6: 64→64 channels in 16 groups 15.4,
-joined GROUPS16; depthwise 64 DEPTHWISE.
+On one core of a Zen 4 (AVX-512), two images of 6×6, 3×3 kernels, packing included: 64→64 channels
+in 16 groups took 16.0 µs and take 2.0, depthwise 64 took 7.0 and takes 2.0.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from xnortvm.ops import reference, stem_reference, unpack
+from xnortvm.ops import reference, stem_reference, unpack, unpack_weights
 from xnortvm.ops.bmaxpool2d import pooled_size
 from xnortvm.ops.stem_conv2d import plain_attributes
 
@@ -219,7 +219,7 @@ def bconv2d(attrs: Any, packed: Array, weights: Array) -> Array:
     """Return the accumulators of a packed convolution: (N, H, W, C/32) uint32 → int32."""
     channels, groups = int(attrs["channels"]), int(attrs["groups"])
     offset, pad_value = int(attrs["offset"]), int(attrs["pad_value"])
-    w = unpack(weights, channels // groups)
+    w = unpack_weights(weights, channels // groups)
     exact = w[0].size * (1 + abs(offset)) < _EXACT_FLOAT32
     dtype = "float32" if exact else "float64"
     signs: Array = unpack(packed, channels, groups).astype(dtype)
@@ -240,8 +240,18 @@ def bdense(attrs: Any, packed: Array, weights: Array) -> Array:
     channels = int(attrs["channels"])
     dtype = "float32" if channels < _EXACT_FLOAT32 else "float64"
     a: Array = unpack(packed, channels).astype(dtype)
-    w: Array = unpack(weights, channels).astype(dtype)
+    w: Array = unpack_weights(weights, channels).astype(dtype)
     return np.asarray(a @ w.T, np.int32)
+
+
+def _bsum2d(attrs: Any, packed: Array) -> Array:
+    """Add up the activations of each window: a convolution by weights that are all 1."""
+    lists = {key: _ints(attrs[key]) for key in ("kernel", "strides", "padding", "dilation")}
+    numbers = {
+        key: int(attrs[key]) for key in ("channels", "outputs", "groups", "pad_value", "offset")
+    }
+    sums = reference.bsum2d(packed, **lists, **numbers)  # type: ignore[arg-type]
+    return (sums if numbers["groups"] > 1 else sums[..., :1]).astype(np.float32)
 
 
 def _bmaxpool2d(attrs: Any, a: Array) -> Array:
@@ -289,6 +299,7 @@ LAYER_RULES: dict[str, Callable[..., Any]] = {
     ),
     "relax.xnortvm.bconv2d": lambda attrs, a, w, _: bconv2d(attrs, a, w),
     "relax.xnortvm.bdense": bdense,
+    "relax.xnortvm.bsum2d": _bsum2d,
     "relax.xnortvm.bmaxpool2d": _bmaxpool2d,
     "relax.xnortvm.stem_conv2d": _stem_conv2d,
 }
