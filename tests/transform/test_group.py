@@ -119,3 +119,29 @@ def test_does_not_take_in_another_shape() -> None:
 
     kernels = _kernels(group_epilogues(module(body, (1, 4, 4, 8))))
     assert sorted(map(len, kernels.values())) == [1, 2]
+
+
+def test_input_scale_k_reads_its_input_once() -> None:
+    """XNOR-Net's mean |x| is one kernel; x itself is read by others too and stays outside."""
+
+    def body(emit: Any, x: Any) -> Any:
+        y = emit(relax.op.nn.relu(x))
+        scale = emit(relax.op.mean(emit(relax.op.abs(y)), [3], keepdims=True))
+        return emit(relax.op.multiply(y, scale))
+
+    mod = group_epilogues(module(body, SHAPE))
+    (kernel,) = (names for name, names in _kernels(mod).items() if name.startswith("mean"))
+    assert kernel == ["abs", "mean"]
+
+
+def test_a_product_of_small_values_is_computed_in_the_kernel_that_adds_it() -> None:
+    """t · (sum of the window): one number for each pixel times one for each channel."""
+
+    def body(emit: Any, x: Any) -> Any:
+        sums = emit(relax.op.mean(x, [3], keepdims=True))
+        rank_one = emit(relax.op.multiply(sums, f32(range(8))))
+        return relax.op.add(emit(_binary(emit, x)), rank_one)
+
+    mod = group_epilogues(module(body, SHAPE))
+    (kernel,) = (names for name, names in _kernels(mod).items() if name.startswith("bconv2d"))
+    assert kernel[-2:] == ["multiply", "add"]

@@ -41,6 +41,14 @@ ANCHORS = {
     "relax.xnortvm.bmaxpool2d": "bmaxpool2d",
 }
 
+#: Sums and the like over some axes: what they read is computed on the way, if only they read it.
+REDUCTIONS = {
+    "relax.mean": "mean",
+    "relax.sum": "sum",
+    "relax.max": "max",
+    "relax.min": "min",
+}
+
 #: Kinds of kernels that have weights.
 LAYER_KINDS = frozenset({"bconv2d", "bdense", "conv2d", "dense"})
 
@@ -67,7 +75,7 @@ class Region:
     Attributes
     ----------
     members : dict
-        Its variables as keys, in order, the anchor first.
+        Its variables as keys, in order: a reduction's elementwise operands, the anchor, the rest.
     anchor : Var
     kind, layer : str
         Short name of the anchor's operator; name of the layer in the user's model.
@@ -95,6 +103,12 @@ def find_regions(graph: Graph) -> dict[Any, Region]:
         kind = ANCHORS.get(op_name(call))
         if kind is not None and shape_of(var) is not None and _has_kernel(call):
             _grow(graph, owner, Region(var, kind, _layer(var, call)))
+    for var, call in calls:
+        kind = REDUCTIONS.get(op_name(call))
+        if kind is not None and var not in owner and shape_of(var) is not None:
+            region = Region(var, kind, _layer(var, call))
+            if _take_operands(graph, owner, region, call):
+                _grow(graph, owner, region)
     for var, call in calls:
         alone = is_pointwise(call) or op_name(call) in PACKS
         if var not in owner and alone and shape_of(var) is not None and _is_tensor_code(call):
@@ -168,6 +182,31 @@ def _broadcast_operands(
         if spread and all(shape_of(used) != shape for used in variables(source)):
             found.append(arg)
     return found
+
+
+def _take_operands(graph: Graph, owner: dict[Any, Region], region: Region, call: Any) -> bool:
+    """Take in the elementwise operators in front of a reduction; False where there are none.
+
+    XNOR-Net's mean |x| reads x once. Values that others read too are there already, and small ones
+    that are spread over the operand are no longer small.
+    """
+    shape = shape_of(call.args[0])
+    taken: list[Any] = []
+    pending = [call.args[0]]
+    while pending:
+        var = pending.pop()
+        source = graph.value.get(var) if isinstance(var, relax.Var) else None
+        if source is None or var in owner or not is_pointwise(source) or shape_of(var) != shape:
+            continue
+        if any(user is not region.anchor and user not in taken for user in graph.users[var]):
+            continue
+        taken.append(var)
+        pending += [arg for arg in source.args if isinstance(arg, relax.Var)]
+    order = {var: place for place, (var, _) in enumerate(graph.bindings)}
+    taken.sort(key=order.__getitem__)
+    region.members = dict.fromkeys([*taken, region.anchor])
+    owner.update(dict.fromkeys(taken, region))
+    return bool(taken)
 
 
 def _is_cyclic(graph: Graph, owner: dict[Any, Region], region: Region) -> bool:
