@@ -14,8 +14,24 @@ The skeleton, outside in::
             tiles                   the output transform
           each output of the kernel the epilogue of these tiles
 
-One vector at a time is faster than two (0.77 ms against 0.93 for F(4×4) of the stem below): the
-intermediate results of fourteen tiles are then 20 KB.
+One vector of channels at a time: the intermediate results of fourteen tiles are then 20 KB and stay
+in the first level cache (two vectors: 0.93 ms instead of 0.77 for F(4×4) of ResNet-18's stem).
+
+Measured on one core of a 2-core AMD Zen 4 virtual machine at 3.69 GHz (AVX-512), with ReLU, beside
+the exact kernel, which runs at 86 to 97 % of the FMA limit of 59.1 GMAC/s. ResNet-18's stem needs
+429 products for a tile of 3×4 pixels, 0.49 ms at that limit; 58 % of its time goes into them.
+
+===========================  ========  =========  ==============
+layer                        tile      µs here    µs exact
+===========================  ========  =========  ==============
+7×7 3→64 s2, 224×224         3×4       838        2048
+the same, one channel        4×3       449        686
+11×11 3→64 s4, 224×224       4×4       514        1221
+5×5 3→32 s2, 224×224         4×4       351        539
+3×3 3→64, 224×224            4×4       1183       1703
+3×3 3→64, 32×32              4×4       23         33
+3×3 3→32 s2, 224×224         exact     (271)      216
+===========================  ========  =========  ==============
 """
 
 from __future__ import annotations
@@ -33,14 +49,15 @@ def schedule_winograd(sch: Any, isa: Isa, num_threads: int) -> bool:
     kernel = read_kernel(sch)
     if kernel is None:
         return False
-    places = int(sch.get(kernel.anchor).annotations["xnortvm.places"])
-    separate_output(sch, kernel)
+    marks = sch.get(kernel.anchor).annotations
+    sizes, places = [int(size) for size in marks["xnortvm.tile"]], int(marks["xnortvm.places"])
     for block in kernel.inline:
         sch.compute_inline(block)
+    _join_output(sch, kernel, isa)
     steps: dict[str, list[Any]] = {}
     for block in kernel.steps:
         steps.setdefault(operator(sch, block).partition(".")[2], []).append(block)
-    loops = _schedule_output(sch, kernel, isa)
+    loops = _schedule_output(sch, kernel, sizes, isa)
     if num_threads > 1:  # before the other steps are put into the loop
         sch.parallel(loops.row)
     for across in reversed(steps["across"]):  # readers first: each is placed at its reader
@@ -69,10 +86,25 @@ def _name(sch: Any, block: Any) -> str:
     return str(sch.get(block).name_hint)
 
 
-def _schedule_output(sch: Any, kernel: Kernel, isa: Isa) -> _Loops:
-    tile_rows, tile_columns, group = (
-        int(size) for size in sch.get(kernel.anchor).annotations["xnortvm.tile"]
-    )
+def _join_output(sch: Any, kernel: Kernel, isa: Isa) -> None:
+    """Compute the output transform where its only reader is, when that is whole vectors."""
+    if not kernel.keep:
+        return  # it writes the output itself
+    readers = [_name(sch, block) for block in sch.get_consumers(kernel.anchor)]
+    first = kernel.keep[0]
+    if readers != [_name(sch, first)] or operator(sch, first).startswith("pack"):
+        separate_output(sch, kernel)
+        return
+    *_, channels = (int(dim) for dim in sch.get(first).writes[0].source.shape)
+    if channels % isa.lanes == 0:
+        sch.compute_inline(kernel.anchor)
+        kernel.anchor = kernel.keep.pop(0)
+    else:
+        separate_output(sch, kernel)
+
+
+def _schedule_output(sch: Any, kernel: Kernel, sizes: list[int], isa: Isa) -> _Loops:
+    tile_rows, tile_columns, group = sizes
     image, y, x, channel = sch.get_loops(kernel.anchor)
     vectors = int(sch.get(channel).extent) // isa.lanes
     word = WORD // isa.lanes

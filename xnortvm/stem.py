@@ -39,7 +39,7 @@ from xnortvm.graph.dataflow import (
 from xnortvm.ops import stem_reference as reference
 from xnortvm.ops import stem_rows
 from xnortvm.ops.stem_conv2d import NAME, attributes_of, axes_of, map_of, quantum_of, stem_conv2d
-from xnortvm.ops.stem_winograd import REAL_GAIN, Axis, choose_tile
+from xnortvm.ops.winograd_tile import REAL_GAIN, Axis, choose_tile
 from xnortvm.report import LayerRow, Report
 from xnortvm.target import Target
 from xnortvm.transform.stem import mark_stem

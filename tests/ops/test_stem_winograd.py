@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from functools import partial
 from typing import Any
@@ -14,14 +15,14 @@ import tvm
 from tests.ops.kernel_cases import HOST, Case, Conv, build
 from xnortvm.ops import reference
 from xnortvm.ops.stem_reference import winograd
-from xnortvm.ops.stem_winograd import (
+from xnortvm.ops.stem_winograd import blocked_winograd_weight, winograd_te
+from xnortvm.ops.winograd_tile import (
+    MOST_OUTPUTS,
     MOST_POINTS,
     MOST_POINTS_TOGETHER,
     Axis,
-    blocked_winograd_weight,
     choose_tile,
     group_of,
-    winograd_te,
 )
 from xnortvm.schedules import schedule_function
 from xnortvm.schedules.isa import ISAS, Isa
@@ -55,7 +56,8 @@ CONVS = [
 def tiles_of(conv: Conv) -> list[tuple[int, int]]:
     """Return every tile that the choice may make."""
     found = []
-    for tile in ((m, n) for m in range(1, MOST_POINTS + 1) for n in range(1, MOST_POINTS + 1)):
+    sizes = range(1, MOST_OUTPUTS + 1)
+    for tile in itertools.product(sizes, sizes):
         y, x = axes_of(conv, tile)
         allowed = max(y.points, x.points) <= MOST_POINTS
         if allowed and y.points + x.points <= MOST_POINTS_TOGETHER:
@@ -148,6 +150,7 @@ def test_a_tile_is_only_taken_where_it_saves_work() -> None:
     stem, gain = choose_tile((7, 7), (2, 2), (112, 112), 3, 64)
     assert stem in ((3, 4), (4, 3))
     assert gain > 2
+    assert choose_tile((11, 11), (4, 4), (55, 55), 3, 64)[1] > 2
     assert choose_tile((1, 1), (1, 1), (56, 56), 64, 64)[1] < 1
-    assert choose_tile((3, 3), (2, 2), (112, 112), 3, 16)[1] < 1.1
+    assert choose_tile((3, 3), (2, 2), (112, 112), 3, 16)[1] < 1
     assert choose_tile((13, 13), (1, 1), (56, 56), 3, 64)[1] == 0

@@ -8,8 +8,8 @@ from fractions import Fraction
 
 import pytest
 
-from xnortvm.ops.stem_winograd import MOST_POINTS
 from xnortvm.ops.winograd import transforms
+from xnortvm.ops.winograd_tile import MOST_POINTS
 
 
 def _times(matrix: tuple[tuple[Fraction, ...], ...], vector: list[Fraction]) -> list[Fraction]:

@@ -25,6 +25,7 @@ from xnortvm.ops.channels import blocked_weight
 from xnortvm.ops.conv2d import conv2d_te
 from xnortvm.ops.layout import output_size
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
+from xnortvm.ops.winograd_tile import Axis, group_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -98,7 +99,7 @@ def plain_attributes(attrs: Any) -> dict[str, Any]:
     }
 
 
-def axes_of(call: Any) -> tuple[stem_winograd.Axis, stem_winograd.Axis]:
+def axes_of(call: Any) -> tuple[Axis, Axis]:
     """Return what Winograd's method needs to know of rows and columns."""
     attrs = attributes_of(call)
     size = static_shape(call.args[0])
@@ -137,7 +138,7 @@ def _winograd(bb: Any, call: Any, weight: NDArray[Any], isa: Isa) -> Any:
             padding=(attrs["padding"][0], attrs["padding"][1]),
             channels_last=attrs["layout"] == "NHWC",
             axes=axes,
-            group=stem_winograd.group_of(axes[1].tiles, isa.float_registers - 1),
+            group=group_of(axes[1].tiles, isa.float_registers - 1),
             lanes=isa.lanes,
         ),
         call.args[0],

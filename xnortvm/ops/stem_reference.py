@@ -14,8 +14,9 @@ from numpy.typing import NDArray
 
 from xnortvm.ops.layout import output_size
 from xnortvm.ops.stem_rows import Quantum, bf16_values, quantised_image, quantised_weight
-from xnortvm.ops.stem_winograd import Axis, transformed_weight
+from xnortvm.ops.stem_winograd import transformed_weight
 from xnortvm.ops.winograd import as_array
+from xnortvm.ops.winograd_tile import Axis
 
 Array = NDArray[Any]
 
