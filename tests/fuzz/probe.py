@@ -17,7 +17,8 @@ def signed(name: str, x: Tensor) -> Tensor:
     """Apply a spelling of sign; what it reads is noted inside `watched`."""
     if _seen is None:
         return SIGNS[name].fn(x)
-    _seen.append(x - SIGNS[name].threshold)
+    # copysign reads the sign of -0.0, which the compiler does not: never 0, so drawn anew.
+    _seen.append(x + 1e-30 if name == "copysign" else x - SIGNS[name].threshold)
     return SIGNS[name].fn(x).to(x.dtype)
 
 
