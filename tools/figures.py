@@ -56,20 +56,20 @@ def _engines(found: list[Any]) -> list[str]:
     return lines
 
 
-def _table(found: list[Any]) -> list[str]:
+def _layers(found: list[Any]) -> list[str]:
+    """One row per kernel; binary and float speeds share a column and say their unit."""
     (rows,) = found
-    names = list(rows[0])
-    lines = ["| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines = ["| layer | µs | speed | GB/s | share | bound by |", "|---|--:|--:|--:|--:|---|"]
     for row in rows:
-        cells = map(_cell, row.values())
-        lines.append("| " + " | ".join(cells) + " |")
+        speed = ""
+        for unit in ("TBMAC/s", "GMAC/s"):
+            if row[unit] is not None:
+                speed = f"{row[unit]:.3g} {unit}"
+        lines.append(
+            f"| {row['layer']} | {row['microseconds']:.1f} | {speed} | {row['GB/s']:.1f} "
+            f"| {100 * row['share']:.0f} % | {row['bound']} |"
+        )
     return lines
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _limits(found: list[Any]) -> list[str]:
@@ -140,13 +140,13 @@ FIGURES: dict[str, Figure] = {
     ),
     "machine": Figure(_PERFORMANCE, (("bench", "--machine"),), _limits),
     "layers": Figure(
-        _PERFORMANCE, (("bench", "--layers", "--plot", "docs/roofline-layers.svg"),), _table
+        _PERFORMANCE, (("bench", "--layers", "--plot", "docs/roofline-layers.svg"),), _layers
     ),
-    "layers-avx2": Figure(_PERFORMANCE, (("bench", "--layers", *_AVX2),), _table),
+    "layers-avx2": Figure(_PERFORMANCE, (("bench", "--layers", *_AVX2),), _layers),
     "resnet18-layers": Figure(
         _PERFORMANCE,
         (("bench", "resnet18-plain", "--layers", "--plot", "docs/roofline-resnet18.svg"),),
-        _table,
+        _layers,
     ),
     "resnet18-plain": _network("resnet18-plain", configurations=_FULL),
     "resnet18-case4": _network("resnet18", configurations=_FEW),

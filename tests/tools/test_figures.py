@@ -89,6 +89,15 @@ def test_a_table_of_networks_has_a_row_for_each_command(
     assert '--target "llvm -mcpu=haswell"' in text
 
 
+def test_layers_say_their_unit_and_their_share() -> None:
+    row = {"layer": "3×3", "microseconds": 2170.0, "GB/s": 1.84, "share": 0.92, "bound": "compute"}
+    binary = {**row, "TBMAC/s": 1.1456, "GMAC/s": None}
+    other = {**row, "TBMAC/s": None, "GMAC/s": None}
+    lines = figures._layers([[binary, other]])
+    assert lines[2] == "| 3×3 | 2170.0 | 1.15 TBMAC/s | 1.8 | 92 % | compute |"
+    assert lines[3] == "| 3×3 | 2170.0 |  | 1.8 | 92 % | compute |"
+
+
 def test_limits_are_one_row_for_each_instruction_set() -> None:
     found = {
         "hertz": 3e9,
