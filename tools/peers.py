@@ -60,6 +60,7 @@ PEERS: dict[str, Peer] = {
         "openvino_binary", "network", "OpenVINO's binary convolutions, graph made from our network"
     ),
     "openvino-fp32": Peer("openvino_fp32", "onnx", "OpenVINO, float32"),
+    "larq": Peer("larq_lce", "network", "Larq Compute Engine, graph made from our network"),
     "tvm": Peer("tvm_default", "relax", "TVM's default pipeline, float32"),
 }
 
