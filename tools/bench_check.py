@@ -24,6 +24,8 @@ import numpy as np
 from xnortvm import ops
 from xnortvm._tvm import IRModule, installed_version, ir, relax, tirx, tvm
 from xnortvm.graph.dataflow import const
+from xnortvm.ops.stem_conv2d import stem_conv2d
+from xnortvm.stem import METHODS
 from xnortvm.target import Target, resolve
 from xnortvm.tools.layer_modules import Layer, binary_layer, function, kernels_of
 from xnortvm.tools.object_code import Counts, count
@@ -82,6 +84,21 @@ def _stem() -> IRModule:
     return function([_float_image(224, 3)], body)
 
 
+def _stem_by(method: str, **attributes: Any) -> IRModule:
+    """The same without what follows, by another method, the image as PyTorch has it."""
+    weight = np.random.default_rng(0).random((64, 7, 7, 3), dtype=np.float32)
+    image = np.zeros((1, 3, 224, 224), np.float32)
+    geometry = {"strides": [2, 2], "padding": [3] * 4, "dilation": [1, 1], "groups": 1}
+
+    def body(emit: Callable[[Any], Any], x: Any) -> Any:
+        call = stem_conv2d(
+            x, const(weight), method=method, layout="NCHW", layer="stem", **geometry, **attributes
+        )
+        return emit(relax.op.nn.relu(emit(call)))
+
+    return function([image], body)
+
+
 def _pool() -> IRModule:
     """The max pool behind the stem."""
 
@@ -115,8 +132,14 @@ KERNELS: dict[str, tuple[str, Callable[[], IRModule]]] = {
     },
     "bitpack 56×56×64": ("pack", _bitpack),
     "stem 7×7 3→64 224×224 s2": ("float", _stem),
+    "stem by Winograd": ("float", lambda: _stem_by("winograd", tile=[3, 4])),
+    "stem in bf16": ("float", lambda: _stem_by("bf16")),
+    "stem in int8": ("float", lambda: _stem_by("int8", scale=0.04, zero=128)),
     "max pool 3×3 112×112×64 s2": ("pool", _pool),
 }
+
+#: Features without which a kernel is of no interest.
+NEEDS = {"stem in bf16": METHODS["bf16"].needs, "stem in int8": METHODS["int8"].needs}
 
 
 def measure(
@@ -129,6 +152,8 @@ def measure(
     for isa, cpu in cpus.items():
         target = resolve(cpu)
         for name, (kind, mod) in modules.items():
+            if not NEEDS.get(name, frozenset()) <= target.features:
+                continue
             text = "\n".join(_assembly(kernels_of(mod, target), target))
             found[f"{isa} · {name}"] = count(text, kind)
     return found

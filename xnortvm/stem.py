@@ -65,12 +65,15 @@ class Method:
         sentence that says why the layer stays exact.
     words : callable
         From the new call to what the report says of the method.
+    size : callable
+        From the new call and the weights to the bytes that these take as compiled.
     """
 
     needs: frozenset[str]
     bits: str
     plan: Callable[[Any, Array], dict[str, Any] | str]
     words: Callable[[Any], str]
+    size: Callable[[Any, Array], int]
 
 
 def _plan_winograd(call: Any, _: Array) -> dict[str, Any] | str:
@@ -108,16 +111,29 @@ def _int8_words(call: Any) -> str:
     )
 
 
-METHODS: dict[str, Method | None] = {
-    "exact": None,
-    "winograd": Method(frozenset(), "32", _plan_winograd, _winograd_words),
+def _winograd_bytes(call: Any, weight: Array) -> int:
+    y, x = axes_of(call)
+    return 4 * len(weight) * y.points * x.points * y.stride * x.stride * weight.shape[-1]
+
+
+EXACT = "exact"
+
+METHODS: dict[str, Method] = {
+    "winograd": Method(frozenset(), "32", _plan_winograd, _winograd_words, _winograd_bytes),
     "bf16": Method(
         frozenset({"avx512bf16"}),
         "16",
         lambda _call, _image: {},
         lambda _call: "bf16 products (vdpbf16ps) with fp32 sums",
+        lambda _call, weight: 2 * weight.size,
     ),
-    "int8": Method(frozenset({"avx512vnni"}), "8", _plan_int8, _int8_words),
+    "int8": Method(
+        frozenset({"avx512vnni"}),
+        "8",
+        _plan_int8,
+        _int8_words,
+        lambda _call, weight: weight.size + 8 * len(weight),  # scale and zero point of a channel
+    ),
 }
 
 
@@ -131,21 +147,19 @@ def check_stem(stem: str, target: Target) -> None:
     TargetError
         Names the missing instructions and the methods that need none.
     """
-    if stem not in METHODS:
-        raise ModelError(
-            f"stem is {stem!r}{near(str(stem), METHODS)}; it can be {', '.join(METHODS)}"
-        )
-    method = METHODS[stem]
-    if method is None or target.kind != "llvm":
-        if method is not None:
-            raise TargetError(f'stem="{stem}" is for CPUs and {target.name} is none; leave it out')
+    if stem == EXACT:
         return
-    missing = method.needs - target.features
+    if stem not in METHODS:
+        known = (EXACT, *METHODS)
+        raise ModelError(f"stem is {stem!r}{near(str(stem), known)}; it can be {', '.join(known)}")
+    if target.kind != "llvm":
+        raise TargetError(f'stem="{stem}" is for CPUs and {target.name} is none; leave it out')
+    missing = METHODS[stem].needs - target.features
     if missing:
-        others = [name for name, m in METHODS.items() if m is None or m.needs <= target.features]
+        others = [name for name, method in METHODS.items() if method.needs <= target.features]
         raise TargetError(
             f'stem="{stem}" needs the instructions {", ".join(sorted(missing))}, which '
-            f"{target.name} does not have; choose one of {', '.join(others)}"
+            f"{target.name} does not have; choose one of {', '.join((EXACT, *others))}"
         )
 
 
@@ -168,9 +182,9 @@ def choose_stem(mod: IRModule, stem: str, inputs: Sequence[Any] | None, report: 
     IRModule
         Layers that the method does not fit stay exact, with a note that says why.
     """
-    method = METHODS[stem]
-    if method is None:
+    if stem == EXACT:
         return mod
+    method = METHODS[stem]
     mod = mark_stem(mod)
     found = False
     samples = _Samples(mod, inputs)
@@ -216,6 +230,7 @@ def _rewritten(
         )
     ]
     row.bits_in = method.bits
+    row.bytes_after += method.size(new, weight) - weight.nbytes
     _note(
         row,
         f"computed by {method.words(new)}; largest difference from float64 {errors[0]:.1e} of the "
