@@ -88,7 +88,6 @@ import tvm_ffi  # noqa: E402
 from tvm import ir, relax, runtime, s_tir, te, tirx, topi  # noqa: E402
 from tvm.ir import IRModule, PointerType, PrimType  # noqa: E402
 from tvm.ir import transform as ir_transform  # noqa: E402
-from tvm.ir.expr import TensorLoad, TensorRegion  # noqa: E402
 from tvm.ir.instrument import DumpIR, PassTimingInstrument  # noqa: E402
 from tvm.ir.utils import derived_object  # noqa: E402
 from tvm.relax import (  # noqa: E402
@@ -124,8 +123,6 @@ __all__ = [
     "ScheduleError",
     "ShapeType",
     "TensorIntrin",
-    "TensorLoad",
-    "TensorRegion",
     "TensorType",
     "TupleType",
     "TvmTarget",

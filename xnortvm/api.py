@@ -134,8 +134,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     if imported.batch is not None:
         report.notes.append(f"any {imported.batch}; sizes and MACs are those of one sample")
     with _timed(report, "build"):
-        kernels = pipeline.run(kernels, pipeline.batch_phases(imported.batch), dump_dir)
-        compiled = CompiledModel.from_built(build(kernels, resolved), report)
+        compiled = CompiledModel.from_built(build(kernels, resolved, imported.batch), report)
     if exposed is not None and _worth(verify, report):
         with _timed(report, "verify"):
             made = verification.Lowered(exposed, lowered, graph, imported.batch)
@@ -235,7 +234,7 @@ def _arrays(imported: Imported, inputs: Any) -> list[Any] | None:
         return None
     if imported.batch is None:
         return arrays
-    return [  # the kernels of one sample are what the batch repeats
+    return [  # what is compiled runs for one sample after the other
         array[:1] if str(param.name) in imported.batch.inputs else array
         for param, array in zip(imported.mod["main"].params, arrays, strict=True)
     ]

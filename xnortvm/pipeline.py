@@ -14,7 +14,6 @@ from typing import NamedTuple
 from xnortvm._tvm import IRModule, TvmTarget, ir_transform, relax, relax_transform, tvm
 from xnortvm.errors import CompileError, TargetError, XnortvmError
 from xnortvm.frontend.fold import fold_constants
-from xnortvm.frontend.imported import Batch
 from xnortvm.ops import legalize_map
 from xnortvm.patterns import ZeroPolicy
 from xnortvm.report import Report
@@ -24,7 +23,6 @@ from xnortvm.schedules.isa import isa_of
 from xnortvm.target import Target, resolve
 from xnortvm.transform.activation import canonicalize_prelu
 from xnortvm.transform.affine import fold_affine
-from xnortvm.transform.batch import AddBatch
 from xnortvm.transform.batch_norm import batch_norm_to_affine
 from xnortvm.transform.fuse_kernels import fuse_kernels
 from xnortvm.transform.group import group_epilogues
@@ -93,11 +91,6 @@ def kernel_phases(target: Target) -> list[Phase]:
         ),
         Phase("schedule", [ApplySchedules(target)]),
     ]
-
-
-def batch_phases(batch: Batch | None) -> list[Phase]:
-    """How kernels for one sample become kernels for any number of them: nothing without `batch`."""
-    return [] if batch is None else [Phase("batch", [AddBatch(batch)])]
 
 
 def run(mod: IRModule, phases: list[Phase], dump_dir: str | Path | None = None) -> IRModule:

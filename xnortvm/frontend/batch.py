@@ -4,8 +4,8 @@
 Every operator of the imported module is asked whether sample n of its result depends on sample n
 of its operands alone. Values lie sample after sample along dimension 0, whose extent is batch · k,
 so ``view(batch * rows, columns)`` is as good as the batch itself. If all operators agree, the model
-for batch 1 says everything: it is what gets compiled, and `xnortvm.transform.batch` repeats its
-kernels.
+for batch 1 says everything: it is what gets compiled, and `xnortvm.runtime.samples` runs it for one
+sample after the other.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def one_sample(imported: Imported) -> Imported:
     if symbol is None:
         return imported
     inputs = frozenset(str(p.name) for p in main.params if _uses(p.ty, symbol))
-    _Proof(Graph(main), symbol).check(imported.output_names)
+    outputs = _Proof(Graph(main), symbol).check(imported.output_names)
     low, high = (
         dict((main.attrs or {}).get(f"tir_var_{side}_bound", {})).get(str(symbol.name))
         for side in ("lower", "upper")
@@ -55,7 +55,7 @@ def one_sample(imported: Imported) -> Imported:
     name = "batch" if re.fullmatch(r"s\d+", str(symbol.name)) else str(symbol.name)
     # PyTorch says "at least 2" of every dimension that may vary, and runs such programs with 1.
     least = 1 if low is None or int(low) <= 2 else int(low)
-    batch = Batch(name, least, None if high is None else int(high), inputs)
+    batch = Batch(name, least, None if high is None else int(high), inputs, outputs)
     return replace(imported, mod=_for_one(imported.mod, symbol), batch=batch)
 
 
@@ -109,8 +109,11 @@ class _Proof:
         self.many = {param for param in graph.params if _uses(param.ty, symbol)}
         self.depends = set(self.many)
 
-    def check(self, output_names: Sequence[str]) -> None:
-        """Raise `ModelError` for the first operator that mixes samples."""
+    def check(self, output_names: Sequence[str]) -> tuple[bool, ...]:
+        """Return which outputs hold samples; `ModelError` names the first operator that mixes them.
+
+        A value that holds samples has entries for each of them, one after the other.
+        """
         for var, expr in self.graph.bindings:
             used = [arg for arg in variables(expr) if arg in self.many]
             if any(arg in self.depends for arg in variables(expr)):
@@ -128,13 +131,14 @@ class _Proof:
                 )
             self.many.add(var)
         result = self.graph.value.get(self.graph.result, self.graph.result)
-        fields = result.fields if isinstance(result, relax.Tuple) else [result]
+        fields = result.fields if isinstance(result, relax.Tuple) else [self.graph.result]
         for name, field in zip(output_names, fields, strict=False):
             if field in self.many and field not in self.depends:
                 raise ModelError(
                     f"output {name!r} has the batch size in its shape and does not depend on an "
                     f"input; leave it out, or {_HELP}"
                 )
+        return tuple(field in self.many for field in fields)
 
     def _reason(self, var: Any, expr: Any) -> str | None:
         if not isinstance(expr, ir.Call):

@@ -24,12 +24,15 @@ class Batch:
         The range that the model allows; None is no limit.
     inputs : frozenset of str
         The parameters of ``main`` whose dimension 0 it is; the others are the same for all samples.
+    outputs : tuple of bool
+        Whether dimension 0 of an output holds one sample after the other, in order.
     """
 
     name: str
     low: int
     high: int | None
     inputs: frozenset[str]
+    outputs: tuple[bool, ...]
 
     def __str__(self) -> str:
         """Return "batch from 1 to 64" and the like."""

@@ -178,9 +178,9 @@ def hand_out(tensors: Sequence[Any], kind: str, *, copy: bool) -> Any:
 
     Parameters
     ----------
-    tensors : sequence of tvm.runtime.Tensor
-        What the virtual machine returned. Their memory goes back to its pool when the last
-        array that uses it is gone.
+    tensors : sequence of tvm.runtime.Tensor or ndarray
+        What the virtual machine returned, whose memory goes back to its pool when the last array
+        that uses it is gone, or arrays made of it.
     kind : str
         ``"numpy"`` or ``"torch"``.
     copy : bool

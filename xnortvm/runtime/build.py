@@ -19,6 +19,7 @@ from xnortvm.runtime.interface import Interface, interface_of, may_alias
 from xnortvm.runtime.link import link
 
 if TYPE_CHECKING:
+    from xnortvm.frontend.imported import Batch
     from xnortvm.target import Target
 
 
@@ -76,7 +77,7 @@ def lowering_passes() -> list[Any]:
     ]
 
 
-def build(mod: IRModule, target: Target) -> Built:
+def build(mod: IRModule, target: Target, batch: Batch | None = None) -> Built:
     """Build a module whose functions are all scheduled.
 
     Parameters
@@ -85,6 +86,8 @@ def build(mod: IRModule, target: Target) -> Built:
         Relax ``main`` that calls TIR functions with ``call_tir``; static shapes.
     target : Target
         Where the code will run.
+    batch : Batch, optional
+        Of a model for one sample that will be run for several.
 
     Returns
     -------
@@ -103,7 +106,7 @@ def build(mod: IRModule, target: Target) -> Built:
     >>> built = build(mod, target)  # doctest: +SKIP
     >>> len(built.library)  # doctest: +SKIP
     """
-    interface = interface_of(mod)
+    interface = interface_of(mod, batch)
     try:
         copies_outputs = may_alias(relax_transform.RewriteDataflowReshape()(mod))
         with target.tvm, ir_transform.PassContext(opt_level=3):

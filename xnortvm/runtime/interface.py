@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from itertools import repeat
+from typing import TYPE_CHECKING, Any
 
-from xnortvm._tvm import IRModule, TensorType, TupleType, relax, tirx, tvm
+from xnortvm._tvm import IRModule, TensorType, TupleType, relax, tirx
 from xnortvm.errors import ModelError
+
+if TYPE_CHECKING:
+    from xnortvm.frontend.imported import Batch
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class TensorSpec:
         Name in the user's model; ``output0`` … for outputs.
     shape : tuple of int or str
         All dimensions, batch first. A dynamic batch is its name, such as ``"batch"``, or
-        ``"4·batch"`` where dimension 0 has four entries for each sample.
+        ``"4·batch"`` where dimension 0 has four entries for each sample; the code computes one.
     dtype : str
         NumPy's name of the element type, such as ``"float32"``.
     """
@@ -110,8 +113,10 @@ def inputs_of(mod: IRModule) -> tuple[TensorSpec, ...]:
     return tuple(_spec(p.name, p.ty) for p in mod["main"].params)
 
 
-def interface_of(mod: IRModule) -> Interface:
+def interface_of(mod: IRModule, batch: Batch | None = None) -> Interface:
     """Read the interface of a module's ``main`` and the layer names of its kernels.
+
+    With `batch`, dimension 0 of what holds samples is a multiple of the batch.
 
     They come from the function attributes ``xnortvm.layer`` (one name or a list of them) and
     ``xnortvm.schedule``.
@@ -119,30 +124,30 @@ def interface_of(mod: IRModule) -> Interface:
     Raises
     ------
     ModelError
-        When a shape is not known at compile time, the batch apart.
+        When a shape is not known at compile time.
     """
-    main = mod["main"]
     inputs = inputs_of(mod)
-    result = main.ret_ty
-    fields = _flat(result)
+    fields = _flat(mod["main"].ret_ty)
     outputs = tuple(_spec(f"output{i}", ty) for i, ty in enumerate(fields))
+    if batch is not None:
+        has_batch = [spec.name in batch.inputs for spec in inputs]
+        inputs = tuple(map(_of_samples, inputs, has_batch, repeat(batch.name)))
+        outputs = tuple(map(_of_samples, outputs, batch.outputs, repeat(batch.name)))
     kernels = {
         gv.name_hint: _kernel(func)
         for gv, func in mod.functions_items()
         if isinstance(func, tirx.PrimFunc)
     }
-    return Interface(inputs, outputs, dict(sorted(kernels.items())), _batch(main, inputs))
+    limits = None if batch is None else (batch.low, batch.high)
+    return Interface(inputs, outputs, dict(sorted(kernels.items())), limits)
 
 
-def _batch(main: Any, inputs: Sequence[TensorSpec]) -> tuple[int, int | None] | None:
-    """Read the range of the batch from the attributes that TVM gives to symbolic dimensions."""
-    if not any(spec.has_batch for spec in inputs):
-        return None
-    low, high = (
-        next(iter(dict((main.attrs or {}).get(f"tir_var_{side}_bound", {})).values()), None)
-        for side in ("lower", "upper")
-    )
-    return 1 if low is None else int(low), None if high is None else int(high)
+def _of_samples(spec: TensorSpec, has_batch: bool, name: str) -> TensorSpec:
+    """Return the type of a batch of what `spec` says of one sample."""
+    if not has_batch:
+        return spec
+    first, *rest = spec.shape
+    return replace(spec, shape=(name if first == 1 else f"{first}·{name}", *rest))
 
 
 def may_alias(mod: IRModule) -> bool:
@@ -192,24 +197,12 @@ def _spec(name: str, ty: Any) -> TensorSpec:
     if not isinstance(ty, TensorType):
         raise ModelError(f"{name} of the model is a {type(ty).__name__}, and only tensors can run")
     shape = list(ty.shape.values) if ty.shape is not None else None
-    if shape is None or not all(isinstance(n, tirx.IntImm) for n in shape[1:]):
+    if shape is None or not all(isinstance(n, tirx.IntImm) for n in shape):
         raise ModelError(
             f"{name} of the model has the dynamic shape {ty.shape}; "
             "export the model with fixed sizes, the batch apart"
         )
-    dims = [*map(_dimension, shape[:1]), *map(int, shape[1:])]
-    return TensorSpec(name, tuple(dims), str(ty.dtype))
-
-
-def _dimension(extent: Any) -> int | str:
-    """Return a number, "batch", or "4·batch"."""
-    if isinstance(extent, tirx.IntImm):
-        return int(extent)
-    (symbol,) = tirx.analysis.undefined_vars(extent)
-    analyzer = tvm.sym.Analyzer()
-    analyzer.bind(symbol, tirx.IntImm("int64", 1))
-    count = int(analyzer.simplify(extent))
-    return str(symbol.name) if count == 1 else f"{count}·{symbol.name}"
+    return TensorSpec(name, tuple(map(int, shape)), str(ty.dtype))
 
 
 def _kernel(func: Any) -> Kernel:

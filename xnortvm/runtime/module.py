@@ -8,6 +8,7 @@ import logging
 import os
 import tempfile
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,11 @@ from xnortvm.runtime.host import Machine, check_host, machine_of
 from xnortvm.runtime.interface import Interface, TensorSpec
 from xnortvm.runtime.measure import BenchmarkResult, Profile, time_calls
 from xnortvm.runtime.noise import without_noise
+from xnortvm.runtime.samples import first_sample, run_samples
 from xnortvm.runtime.threads import use_threads
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from xnortvm.runtime.build import Built
 
@@ -144,8 +146,14 @@ class CompiledModel:
         with self._lock:
             self._vm()
             use_threads(self.num_threads)
-            result = self._main(*map(self._staging.take, range(len(values)), values))
-            return arguments.hand_out(arguments.flatten(result), kind, copy=self._copies_outputs)
+            if self._interface.batch is None:
+                result = arguments.flatten(self._run(values))
+                return arguments.hand_out(result, kind, copy=self._copies_outputs)
+            arrays = run_samples(self._run, self.inputs, self.outputs, values)
+            return arguments.hand_out(arrays, kind, copy=False)
+
+    def _run(self, values: Sequence[Any]) -> Any:
+        return self._main(*map(self._staging.take, range(len(values)), values))
 
     def benchmark(
         self,
@@ -174,10 +182,8 @@ class CompiledModel:
             lambda: self(*values), repeats=repeats, warmup=warmup, num_threads=self.num_threads
         )
 
-    def profile(
-        self, inputs: Sequence[Any] | None = None, *, repeats: int = 20, batch: int = 1
-    ) -> Profile:
-        """Time every kernel in its place in the run.
+    def profile(self, inputs: Sequence[Any] | None = None, *, repeats: int = 20) -> Profile:
+        """Time every kernel in its place in the run; of a dynamic batch, for the first sample.
 
         Parameters
         ----------
@@ -185,29 +191,20 @@ class CompiledModel:
             Arguments of the call; random values by default.
         repeats : int
             Runs of the model; medians are reported.
-        batch : int
-            Samples of the random values, for a model with a dynamic batch.
         """
-        values = self._inputs_or_random(inputs, batch)
-        self(*values)  # checks the values and warms the caches
-        with self._lock:
-            use_threads(self.num_threads)
-            tensors = list(map(self._staging.take, range(len(values)), values))
+        with self._lock_on_one_sample(inputs) as tensors:
             sites = tracing.time_kernels(self._vm(), tensors, max(repeats, 1))
         return Profile.of(sites, self._interface.kernels)
 
     def trace(self, inputs: Sequence[Any] | None = None) -> list[tracing.KernelCall]:
-        """Run once and return every kernel call with copies of its arguments.
+        """Run once, for one sample, and return every kernel call with copies of its arguments.
 
         Parameters
         ----------
         inputs : sequence of ndarray or torch.Tensor, optional
             Arguments of the call; random values by default.
         """
-        values = self._inputs_or_random(inputs)
-        self(*values)
-        with self._lock:
-            tensors = list(map(self._staging.take, range(len(values)), values))
+        with self._lock_on_one_sample(inputs) as tensors:
             return tracing.trace(self._vm(), tensors)
 
     def record(self, inputs: Sequence[Any]) -> tuple[list[Any], list[tracing.KernelCall]]:
@@ -261,6 +258,16 @@ class CompiledModel:
         path = Path(path)
         bundle.write(path, manifest, {bundle.LIBRARY: self.library, bundle.REPORT: report})
         return path
+
+    @contextmanager
+    def _lock_on_one_sample(self, inputs: Sequence[Any] | None) -> Iterator[list[Any]]:
+        """Own the model, and get the arguments of ``main`` for the first sample."""
+        values = self._inputs_or_random(inputs)
+        self(*values)  # checks the values and warms the caches
+        with self._lock:
+            use_threads(self.num_threads)
+            first = first_sample(self.inputs, values)
+            yield list(map(self._staging.take, range(len(first)), first))
 
     def _vm(self) -> Any:
         if self._loaded is None:

@@ -64,28 +64,12 @@ def record(vm: Any, inputs: Sequence[Any]) -> tuple[list[KernelCall], Any]:
     def keep(func: Any, symbol: str, before: bool, _result: Any, *args: Any) -> int:
         if not before and not symbol.startswith(_BUILTIN):
             arrays = tuple(arg.numpy() for arg in args if isinstance(arg, runtime.Tensor))
-            calls.append(KernelCall(symbol, arrays, _with_numbers(func, args)))
+            calls.append(KernelCall(symbol, arrays, func))
         return _RUN
 
     with _instrument(vm, keep):
         result = vm["main"](*inputs)
     return calls, result
-
-
-def _with_numbers(func: Any, args: Sequence[Any]) -> Any:
-    """Return the kernel as a function of its tensors; numbers stay what they were."""
-    places = [place for place, arg in enumerate(args) if isinstance(arg, runtime.Tensor)]
-    if len(places) == len(args):
-        return func
-    numbers = [None if isinstance(arg, runtime.Tensor) else arg for arg in args]
-
-    def call(*tensors: Any) -> None:
-        full = list(numbers)
-        for place, tensor in zip(places, tensors, strict=True):
-            full[place] = tensor
-        func(*full)
-
-    return call
 
 
 def time_kernels(vm: Any, inputs: Sequence[Any], repeats: int) -> list[tuple[str, list[float]]]:

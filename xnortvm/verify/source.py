@@ -108,19 +108,19 @@ def verify(
 def _compare_samples(
     compiled: CompiledModel, specs: Sequence[TensorSpec], inputs: list[Array], batched: list[bool]
 ) -> None:
-    """Run several samples at once, and each alone: the same kernels give the same values."""
+    """Run several samples in one call, and each alone: the same code gives the same values."""
     several = [
         np.concatenate([x, *(data.random(spec, seed) for seed in range(1, _SAMPLES))])
         if many
         else x
         for spec, x, many in zip(specs, inputs, batched, strict=True)
     ]
-    together, _ = compiled.record(several)
+    together = _outputs(compiled, several)
     for sample in range(_SAMPLES):
         own = [
             x[sample : sample + 1] if many else x for x, many in zip(several, batched, strict=True)
         ]
-        for index, (alone, all_) in enumerate(zip(compiled.record(own)[0], together, strict=True)):
+        for index, (alone, all_) in enumerate(zip(_outputs(compiled, own), together, strict=True)):
             if all_.shape == alone.shape:  # nothing of it depends on the samples
                 continue
             rows = alone.shape[0]
@@ -131,6 +131,11 @@ def _compare_samples(
                     f"sample {sample} of a batch of {_SAMPLES} differs from that sample alone in "
                     f"output {index}: {described(theirs, alone, wrong, 'values')}; {REPORT_IT}"
                 )
+
+
+def _outputs(compiled: CompiledModel, inputs: list[Array]) -> list[Array]:
+    result = compiled(*inputs)
+    return list(result) if isinstance(result, tuple) else [result]
 
 
 def _not_verified(report: Report, why: str) -> None:
