@@ -82,9 +82,10 @@ def _plan_winograd(call: Any, _: Array) -> dict[str, Any] | str:
     strides = (attrs["strides"][0], attrs["strides"][1])
     tile, gain = choose_tile((kernel_h, kernel_w), strides, map_of(call), channels, outputs)
     if gain < REAL_GAIN:
+        stride = "×".join(str(s) for s in dict.fromkeys(strides))
         return (
             f"Winograd's method saves too little for a {kernel_h}×{kernel_w} kernel of "
-            f"{channels} channels with stride {'×'.join(map(str, strides))}"
+            f"{channels} channel{'s' * (channels > 1)} with stride {stride}"
         )
     return {"tile": list(tile)}
 

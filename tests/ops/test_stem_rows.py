@@ -133,6 +133,7 @@ def test_an_image_beyond_the_range_is_clipped() -> None:
 def test_a_positive_image_starts_at_zero() -> None:
     assert quantum_of(np.array([0.5, 1.0], np.float32)).zero == 0
     assert quantum_of(np.zeros(3, np.float32)).scale > 0
+    assert quantum_of(np.array([0.5, np.inf, np.nan, 1.0], np.float32)).scale < 0.01
 
 
 def test_bf16_rounds_to_nearest_even() -> None:

@@ -70,14 +70,15 @@ class Quantum:
 
 
 def quantum_of(image: Array) -> Quantum:
-    """Return the steps that just cover 0 and all values of an image.
+    """Return the steps that just cover 0 and all finite values of an image.
 
     Examples
     --------
     >>> quantum_of(np.array([-1.0, 1.55], np.float32))
     Quantum(scale=0.009999999776482582, zero=100)
     """
-    low, high = min(float(image.min()), 0.0), max(float(image.max()), 0.0)
+    finite = image[np.isfinite(image)]
+    low, high = float(finite.min(initial=0.0)), float(finite.max(initial=0.0))
     scale = float(np.float32((high - low) / 255)) or 1.0
     return Quantum(scale, int(np.rint(-low / scale)))
 

@@ -31,8 +31,7 @@ from xnortvm.ops.padding import pad_image
 from xnortvm.ops.winograd import as_array
 from xnortvm.ops.winograd_tile import Axis, Piece
 
-#: Attribute "xnortvm.op" of the steps before the output.
-STEPS = ("image", "rows", "points", "product", "across")
+#: Attribute "xnortvm.op" of the output; that of a step before it is ``winograd.<step>``.
 ROLE = "winograd"
 
 
