@@ -62,7 +62,7 @@ class Binary(torch.nn.Module):
 def model() -> tuple[Source, list[np.ndarray[Any, Any]], list[np.ndarray[Any, Any]]]:
     """A model, an input, and what PyTorch makes of it."""
     module = Binary()
-    image = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    image = torch.randn(1, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     with torch.inference_mode():
         expected = module(image).numpy()
     return Source("binary", module, (image,)), [image.numpy()], [expected]
@@ -138,7 +138,7 @@ def test_openvino_pads_with_signs_as_we_do(pad_value: float, tmp_path: Path) -> 
             x = torch.nn.functional.pad(x, (1, 1, 1, 1), value=pad_value)
             return torch.nn.functional.conv2d(x, self.weight)
 
-    module, image = Padded(), torch.randn(1, 32, 6, 6)
+    module, image = Padded(), torch.randn(2, 32, 6, 6)
     files = PeerInputs(tmp_path, Source("padded", module, (image,)), [image.numpy()])
     process, _ = prepared("openvino", files)
     with process:

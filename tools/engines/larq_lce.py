@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .job import Engine, Job, as_arrays
+from .job import CannotRunError, Engine, Job, as_arrays
 from .network import Network
 
 _SWITCHES: dict[str, dict[str, bool]] = {
@@ -38,7 +38,10 @@ def prepare(job: Job) -> Engine:
 
     from .larq_ops import Graph
 
-    graph = Graph(Network.load(job.folder))
+    network = Network.load(job.folder)
+    if any(node.shape[:1] != [1] for node in network.inputs):
+        raise CannotRunError("its interpreter runs one image at a time; leave --batch out")
+    graph = Graph(network)
     converted = lce.convert_keras_model(graph.model())
     inputs = [
         np.ascontiguousarray(value.transpose(0, 2, 3, 1)) if image else value
