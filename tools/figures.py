@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime as dt
+import hashlib
 import io
 import json
 import os
@@ -115,12 +116,16 @@ def _network(*model: str, configurations: tuple[tuple[str, ...], ...]) -> Figure
     return Figure(_PERFORMANCE, commands, _networks)
 
 
-_FEW: tuple[tuple[str, ...], ...] = ((), ("--batch", "8"), _AVX2, ("--num-threads", "2"))
+_FEW: tuple[tuple[str, ...], ...] = ((), _AVX2, ("--batch", "8"))
 _FULL = (
-    *_FEW,
+    (),
     ("--stem", "winograd"),
+    _AVX2,
     (*_AVX2, "--stem", "winograd"),
-    ("--batch", "8", *_AVX2),
+    ("--batch", "8"),
+    (*_AVX2, "--batch", "8"),
+    ("--num-threads", "2"),
+    (*_AVX2, "--num-threads", "2"),
 )
 
 FIGURES: dict[str, Figure] = {
@@ -157,8 +162,33 @@ FIGURES: dict[str, Figure] = {
 }
 
 
-def measure(command: Sequence[str]) -> Any:
-    """Run an ``xnortvm`` command and return what it prints as JSON."""
+def measure(command: Sequence[str], keep: Path | None = None) -> Any:
+    """Run an ``xnortvm`` command and return what it prints as JSON.
+
+    Parameters
+    ----------
+    command : sequence of str
+        Arguments of ``xnortvm``.
+    keep : Path, optional
+        Folder of results: one that was measured today is taken from there, others are put there.
+    """
+    kept = keep / f"{_key(command)}.json" if keep else None
+    if kept is not None and kept.exists():
+        return json.loads(kept.read_text())
+    data = _run(command)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        kept.write_text(json.dumps(data))
+    return data
+
+
+def _key(command: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join([dt.date.today().isoformat(), *command]).encode()).hexdigest()[
+        :16
+    ]
+
+
+def _run(command: Sequence[str]) -> Any:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         status = cli.main([*command, "--json"])
@@ -176,11 +206,19 @@ def machine() -> str:
     return f"{cpu_name()} ({here.mcpu}, {here.isa}), {os.cpu_count()} cores"
 
 
+def _caption(commands: Sequence[Sequence[str]]) -> str:
+    """Write what all commands share, and what the rows have besides."""
+    shared = [part for part in commands[0] if all(part in command for command in commands)]
+    extras = [[part for part in command if part not in shared] for command in commands]
+    besides = [f"`{_shell(extra)}`" for extra in extras if extra]
+    return f"`xnortvm {_shell(shared)}`" + (f", and {', '.join(besides)}" if besides else "")
+
+
 def _shell(command: Sequence[str]) -> str:
     return " ".join(f'"{part}"' if " " in part else part for part in command)
 
 
-def write(name: str, root: Path = ROOT) -> None:
+def write(name: str, root: Path = ROOT, keep: Path | None = None) -> None:
     """Measure one figure and replace it in every file where it stands.
 
     Raises
@@ -194,9 +232,8 @@ def write(name: str, root: Path = ROOT) -> None:
     for path, text in texts.items():
         if not place.search(text):
             raise ModelError(f"{path.name} has no place marked <!-- figures: {name} -->")
-    lines = figure.render([measure(command) for command in figure.commands])
-    commands = "; ".join(f"`xnortvm {_shell(command)}`" for command in figure.commands)
-    lines += ["", f"{commands}, {dt.date.today().isoformat()}, {machine()}."]
+    lines = figure.render([measure(command, keep) for command in figure.commands])
+    lines += ["", f"{_caption(figure.commands)}, {dt.date.today().isoformat()}, {machine()}."]
     block = "\n".join(lines) + "\n"
     for path, text in texts.items():
         _replace(path, place.sub(lambda match: match[1] + block + match[2], text))
@@ -213,9 +250,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the figures that are named, or all of them."""
     parser = argparse.ArgumentParser(prog="python -m xnortvm.tools.figures", description=__doc__)
     parser.add_argument("names", nargs="*", choices=[*FIGURES, []], metavar="NAME")
-    for name in parser.parse_args(argv).names or FIGURES:
+    parser.add_argument(
+        "--keep",
+        type=Path,
+        metavar="FOLDER",
+        help="keep the result of every command there, and use those of today again",
+    )
+    parser.add_argument(
+        "--row", type=int, metavar="N", help="with --keep: only run the Nth command of a table"
+    )
+    args = parser.parse_args(argv)
+    for name in args.names or FIGURES:
         print(f"measuring {name} …", file=sys.stderr)
-        write(name)
+        if args.row is None:
+            write(name, keep=args.keep)
+        elif args.row < len(FIGURES[name].commands):
+            measure(FIGURES[name].commands[args.row], args.keep)
     return 0
 
 

@@ -24,7 +24,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
     """Answer every command with `ENGINES`, and remember what was asked."""
     asked: list[tuple[str, ...]] = []
 
-    def measure(command: tuple[str, ...]) -> object:
+    def measure(command: tuple[str, ...], keep: object = None) -> object:
         asked.append(tuple(command))
         return ENGINES
 
@@ -68,11 +68,11 @@ def test_does_not_measure_when_the_page_has_no_place_for_it(
 def test_a_table_of_networks_has_a_row_for_each_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def measure(command: tuple[str, ...]) -> object:
+    def measure(command: tuple[str, ...], keep: object = None) -> object:
         shared = {"batch": 8 if "--batch" in command else 1, "isa": "avx2", "stem": "exact"}
-        threads = 2 if "--num-threads" in command else 1
+        threads = 1
         engines = dict(ENGINES["engines"])
-        if threads == 2:
+        if "--batch" in command:
             del engines["torch"]
         return {**shared, "num_threads": threads, "engines": engines}
 
@@ -83,10 +83,18 @@ def test_a_table_of_networks_has_a_row_for_each_command(
     figures.write("quicknet", tmp_path)
     text = page.read_text()
     assert "| batch 1, avx2, 1 thread | 5.00 | 60.00 (12.00×) |" in text
-    assert "| batch 8, avx2, 1 thread | 5.00 | 60.00 (12.00×) |" in text
-    assert "| batch 1, avx2, 2 threads | 5.00 | – |" in text
-    assert text.count("`xnortvm bench quicknet") == 4
-    assert '--target "llvm -mcpu=haswell"' in text
+    assert "| batch 8, avx2, 1 thread | 5.00 | – |" in text
+    assert text.count("`xnortvm bench quicknet --against") == 1
+    assert ', and `--target "llvm -mcpu=haswell"`, `--batch 8`, 20' in text
+
+
+def test_results_of_today_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[object] = []
+    monkeypatch.setattr(figures, "_run", lambda command: ran.append(command) or {"n": len(ran)})
+    assert figures.measure(("bench", "a"), tmp_path) == {"n": 1}
+    assert figures.measure(("bench", "a"), tmp_path) == {"n": 1}
+    assert figures.measure(("bench", "b"), tmp_path) == {"n": 2}
+    assert figures.measure(("bench", "b")) == {"n": 3}
 
 
 def test_layers_say_their_unit_and_their_share() -> None:
