@@ -92,6 +92,7 @@ def _compile(source: model_arg.Source, args: argparse.Namespace, stem: str) -> C
         source.model,
         target=args.target,
         example_inputs=source.example_inputs,
+        dynamic_batch=args.batch > 1,  # one image after the other, which is the fastest for several
         num_threads=args.num_threads,
         stem=stem,
         verify=False,
