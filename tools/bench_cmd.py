@@ -6,7 +6,7 @@ from __future__ import annotations
 import argparse
 
 from xnortvm.errors import ModelError, XnortvmError
-from xnortvm.tools import bench_layers, bench_machine, bench_model, model_arg, peers
+from xnortvm.tools import model_arg, peers
 from xnortvm.tools.outcome import Outcome
 
 HELP = "time a compiled model beside other engines, its layers, or what this machine can do"
@@ -56,6 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Time what is asked for."""
+    from xnortvm.tools import bench_layers, bench_machine, bench_model  # they load TVM
+
     if args.repeats is not None and args.repeats < 1:
         raise XnortvmError(f"--repeats={args.repeats} is not a number of calls; give at least 1")
     if args.plot and not args.layers:
