@@ -253,6 +253,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
             int(attrs.axis),
         )
     ),
+    "relax.take": lambda attrs, x, index: np.take(x, index, int(attrs.axis)),
     "relax.reshape": lambda _, x, shape: x.reshape(shape),
     "relax.permute_dims": lambda attrs, x: x.transpose(
         None if attrs.axes is None else _ints(attrs.axes)

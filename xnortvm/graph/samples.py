@@ -171,6 +171,7 @@ _MOVES = frozenset(
         "relax.expand_dims",
         "relax.squeeze",
         "relax.broadcast_to",
+        "relax.take",
         "relax.split",
     }
 )

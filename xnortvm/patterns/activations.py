@@ -40,7 +40,14 @@ class BinaryActivations:
 
 #: Operators of two-valued values that give the same two values.
 PASS_THROUGH = frozenset(
-    {"relax.nn.max_pool2d", "relax.reshape", "relax.permute_dims", "relax.strided_slice"}
+    {
+        "relax.nn.max_pool2d",
+        "relax.reshape",
+        "relax.permute_dims",
+        "relax.strided_slice",
+        "relax.broadcast_to",
+        "relax.take",
+    }
 )
 
 

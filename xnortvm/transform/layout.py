@@ -10,7 +10,6 @@ data enter or leave in another order, and nowhere in between.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from math import prod
 from typing import Any
@@ -20,39 +19,16 @@ import numpy as np
 from xnortvm._tvm import IRModule, ir, relax
 from xnortvm.graph.dataflow import Builder, Graph, const, op_name, rebuild, shape_of, value_of
 from xnortvm.graph.pointwise import is_pointwise, scalar_operand
+from xnortvm.transform import rearrange
+from xnortvm.transform.orders import (
+    CHANNELS_LAST,
+    Flat,
+    Moved,
+    axes_of,
+    moved_axis,
+    to_last,
+)
 from xnortvm.transform.transposed import expand, is_expandable
-
-
-@dataclass(frozen=True)
-class Flat:
-    """A flattened (N, C·S) value whose second dimension runs over S first, then over C."""
-
-    channels: int
-    spatial: int
-
-    def order(self) -> np.ndarray[Any, Any]:
-        """Position in the user's order of each element of ours."""
-        user = np.arange(self.channels * self.spatial).reshape(self.channels, self.spatial)
-        return user.T.reshape(-1)
-
-
-#: Layout tag of channels-last values; flattened ones carry a `Flat`, all others none.
-CHANNELS_LAST = "channels last"
-
-
-def to_last(ndim: int) -> list[int]:
-    """Axes that move dimension 1 behind the others."""
-    return [0, *range(2, ndim), 1]
-
-
-def from_last(ndim: int) -> list[int]:
-    """Axes that move the last dimension to place 1."""
-    return [0, ndim - 1, *range(1, ndim - 1)]
-
-
-def moved_axis(axis: int, ndim: int) -> int:
-    """Where dimension `axis` of the user's order stands in a channels-last value."""
-    return to_last(ndim).index(axis % ndim)
 
 
 def channels_last(mod: IRModule) -> IRModule:
@@ -62,7 +38,13 @@ def channels_last(mod: IRModule) -> IRModule:
     Inputs and outputs of the function keep the user's order.
     """
     layouts = _Layouts(_reach_layers(Graph(mod["main"])))
-    return rebuild(mod, layouts.visit, layouts.finish)
+    return rebuild(rebuild(mod, layouts.visit, layouts.finish), _drop_idle)
+
+
+def _drop_idle(_: Builder, var: Any, call: Any) -> Any:
+    """Reshapes to the same shape only gave a value another name."""
+    idle = op_name(call) == "relax.reshape" and shape_of(call.args[0]) == shape_of(var)
+    return call.args[0] if idle and shape_of(var) is not None else None
 
 
 def _reach_layers(graph: Graph) -> set[Any]:
@@ -139,9 +121,12 @@ class _Layouts:
         if self.tag(expr) == CHANNELS_LAST:
             return expr
         if expr not in self.last:
-            axes = to_last(expr.ty.ndim)
+            own = axes_of(self.tag(expr), expr.ty.ndim)
+            axes = [own.index(axis) for axis in to_last(expr.ty.ndim)]
             new = builder.emit(relax.op.permute_dims(expr, axes), f"{expr.name}_nhwc")
-            self.tags[new], self.last[expr], self.plain[new] = CHANNELS_LAST, new, expr
+            self.tags[new], self.last[expr] = CHANNELS_LAST, new
+            if self.tag(expr) is None:
+                self.plain[new] = expr
         return self.last[expr]
 
     def user_order(self, builder: Builder, expr: Any) -> Any:
@@ -158,7 +143,9 @@ class _Layouts:
                 turned = builder.emit(relax.op.permute_dims(builder.emit(split), [0, 2, 1]))
                 new = builder.emit(relax.op.reshape(turned, (batch, tag.channels * tag.spatial)))
             else:
-                new = builder.emit(relax.op.permute_dims(expr, from_last(expr.ty.ndim)))
+                own = axes_of(tag, expr.ty.ndim)
+                axes = [own.index(axis) for axis in range(len(own))]
+                new = builder.emit(relax.op.permute_dims(expr, axes))
             self.plain[expr] = new
             if tag == CHANNELS_LAST:
                 self.last[new] = expr
@@ -257,7 +244,7 @@ def _pointwise(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
         return None
     (tag,) = tags
     ndim = var.ty.ndim
-    arrange = _arrange_last if tag == CHANNELS_LAST else _arrange_flat
+    arrange = _ARRANGE[str if tag == CHANNELS_LAST else type(tag)]
     args = [arrange(state, builder, arg, tag, ndim) for arg in call.args]
     if any(arg is None for arg in args):
         return None
@@ -300,6 +287,24 @@ def _arrange_flat(state: _Layouts, _: Builder, arg: Any, tag: Flat, ndim: int) -
     if value.ndim == 0 or value.shape[-1] == 1:
         return arg
     return const(value[..., tag.order()])
+
+
+def _arrange_moved(state: _Layouts, _: Builder, arg: Any, tag: Moved, ndim: int) -> Any:
+    if scalar_operand(arg) is not None or state.tag(arg) == tag:
+        return arg if scalar_operand(arg) is not None or arg.ty.ndim == ndim else None
+    value = value_of(arg)
+    if value is None or value.ndim > ndim:
+        return None
+    if value.size == 1:
+        return arg
+    return const(value.reshape((1,) * (ndim - value.ndim) + value.shape).transpose(tag.axes))
+
+
+_ARRANGE: dict[type, Callable[..., Any]] = {
+    str: _arrange_last,
+    Flat: _arrange_flat,
+    Moved: _arrange_moved,
+}
 
 
 def _reduce(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
@@ -350,34 +355,6 @@ def _slice(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
     return state.emit(builder, new, CHANNELS_LAST, var, call.span)
 
 
-def _reshape(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
-    x = call.args[0]
-    shape, target = shape_of(x), shape_of(var)
-    if state.tag(x) != CHANNELS_LAST or shape is None or target is None:
-        return None
-    n, *spatial, c = shape
-    if prod(spatial) == 1:  # nothing to reorder
-        return builder.emit(relax.op.reshape(x, target), str(var.name), call.span)
-    if target != (n, c * prod(spatial)):
-        return None
-    return state.emit(builder, relax.op.reshape(x, target), Flat(c, prod(spatial)), var, call.span)
-
-
-def _permute(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
-    x, ndim = call.args[0], var.ty.ndim
-    given = call.attrs.axes
-    axes = _ints(given) if given is not None else list(range(ndim))[::-1]
-    if not isinstance(x, relax.Var) or ndim < 3:
-        return None
-    if state.tag(x) == CHANNELS_LAST and axes == to_last(ndim):
-        # What the user asks for is what we have: another variable for it, in the user's order.
-        return builder.emit(relax.op.reshape(x, shape_of(x)), str(var.name))
-    if state.tag(x) is None and axes == from_last(ndim):
-        same = relax.op.reshape(x, shape_of(x))
-        return state.emit(builder, same, CHANNELS_LAST, var, call.span)
-    return None
-
-
 def _matmul(state: _Layouts, builder: Builder, var: Any, call: Any) -> Any:
     x, weight = call.args
     tag, value = state.tag(x), value_of(weight)
@@ -406,13 +383,18 @@ RULES: dict[str, Rule] = {
     "relax.concat": _concat,
     "relax.nn.pad": _pad,
     "relax.strided_slice": _slice,
-    "relax.reshape": _reshape,
-    "relax.permute_dims": _permute,
+    "relax.reshape": rearrange.reshape,
+    "relax.permute_dims": rearrange.permute,
+    "relax.split": rearrange.split,
+    "relax.take": rearrange.take,
+    "relax.image.resize2d": rearrange.resize,
     "relax.matmul": _matmul,
 }
 
-_ON_IMAGES = (_conv2d, _conv1d, _transposed, _pool)
+_ON_IMAGES = (_conv2d, _conv1d, _transposed, _pool, rearrange.resize)
 
 #: Layers that decide the order of their input, and operators that keep it.
 LAYERS = frozenset(name for name, rule in RULES.items() if rule in _ON_IMAGES)
-FOLLOWERS = frozenset(name for name, rule in RULES.items() if rule in (_concat, _pad, _slice))
+FOLLOWERS = frozenset(
+    name for name, rule in RULES.items() if rule in (_concat, _pad, _slice, rearrange.take)
+)

@@ -210,7 +210,39 @@ def _pack(state: LowerBinary, builder: Builder, var: Any, groups: int, zero: str
             bits = state.pack(builder, call.args[0], groups, zero)
             words = prod(shape_of(bits) or ()) // prod(after[:-1])
             return builder.emit(relax.op.reshape(bits, (*after[:-1], words)), f"{var.name}_bits")
+    move = _MOVES.get(name)
+    if move is not None and (before := shape_of(call.args[0])) and (after := shape_of(var)):
+        bits = state.pack(builder, call.args[0], groups, zero)
+        shape = (*after[:-1], (shape_of(bits) or ())[-1])
+        moved = move(call, bits, shape) if len(before) == len(after) else None
+        if moved is not None and before[-1] == after[-1]:
+            return builder.emit(moved, f"{var.name}_bits")
     return builder.emit(ops.bitpack(var, groups=groups, zero=zero), f"{var.name}_bits")
+
+
+def _repeated(_: Any, bits: Any, shape: tuple[int, ...]) -> Any:
+    return relax.op.broadcast_to(bits, shape)
+
+
+def _taken(call: Any, bits: Any, shape: tuple[int, ...]) -> Any:
+    axis = int(call.attrs.axis) % len(shape)
+    return relax.op.take(bits, call.args[1], axis) if axis < len(shape) - 1 else None
+
+
+def _sliced(call: Any, bits: Any, shape: tuple[int, ...]) -> Any:
+    axes = [int(axis) % len(shape) for axis in call.args[1].fields]
+    if len(shape) - 1 in axes:
+        return None
+    return ir.Call(call.op, [bits, *call.args[1:]], call.attrs, call.ty_args)
+
+
+#: Operators that move whole pixels, and so words: from call, packed input and shape to the call
+#: on bits, None where they touch the channels.
+_MOVES: dict[str, Callable[[Any, Any, tuple[int, ...]], Any]] = {
+    "relax.broadcast_to": _repeated,
+    "relax.take": _taken,
+    "relax.strided_slice": _sliced,
+}
 
 
 def _keeps_words(before: tuple[int, ...], after: tuple[int, ...], groups: int) -> bool:

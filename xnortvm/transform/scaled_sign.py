@@ -20,10 +20,9 @@ from typing import Any, NamedTuple
 
 from xnortvm._tvm import IRModule, ir, relax
 from xnortvm.graph.dataflow import Builder, op_name, rebuild, shape_of, value_of
+from xnortvm.patterns.activations import PASS_THROUGH
 
-_MOVES = frozenset(
-    {"relax.nn.max_pool2d", "relax.reshape", "relax.permute_dims", "relax.strided_slice"}
-)
+_MOVES = PASS_THROUGH
 _LAYERS = frozenset({"relax.nn.conv2d", "relax.matmul"})
 _SCALES = ("relax.multiply", "relax.add")
 

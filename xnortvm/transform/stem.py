@@ -24,7 +24,7 @@ from xnortvm.graph.dataflow import (
 )
 from xnortvm.graph.pointwise import is_pointwise
 from xnortvm.ops.stem_conv2d import stem_conv2d
-from xnortvm.transform.layout import to_last
+from xnortvm.transform.orders import to_last
 
 #: Operators that only move or pad what they read.
 _MOVES = frozenset(

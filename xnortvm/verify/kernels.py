@@ -79,10 +79,22 @@ def check_kernels(mod: IRModule, calls: list[KernelCall], inputs: list[Array]) -
     return _Walk(mod, calls, inputs).walk()
 
 
+#: Operators between packed signs and a layer: pools, views, and moves of whole pixels.
+_MOVES_OF_BITS = frozenset(
+    {
+        "relax.xnortvm.bmaxpool2d",
+        "relax.reshape",
+        "relax.broadcast_to",
+        "relax.take",
+        "relax.strided_slice",
+    }
+)
+
+
 def packed_root(graph: Graph, call: Any) -> Any:
-    """Return the variable of the packed signs that a packed layer reads, before pools and views."""
+    """Return the variable of the packed signs that a packed layer reads, before pools and moves."""
     var = call.args[0]
-    while op_name(graph.producer(var)) in ("relax.xnortvm.bmaxpool2d", "relax.reshape"):
+    while op_name(graph.producer(var)) in _MOVES_OF_BITS:
         var = graph.producer(var).args[0]
     return var
 
