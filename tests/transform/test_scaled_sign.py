@@ -55,6 +55,9 @@ BINARY: dict[str, Callable[..., Any]] = {
         sign(x) * mean(x, 1, 2, 3) * x.sum((1, 2, 3), keepdim=True), w, padding=1
     ),
     "pixels": lambda _, w, __, x: F.conv2d(sign(x) * mean(x, 1), w),
+    "joined": lambda w, _, __, x: F.conv2d(
+        torch.cat([0.5 * sign(x[:, :2]) + 0.5, 0.5 * sign(x[:, :3] - 1) + 0.5], 1), w
+    ),
     "pixels, strided": lambda _, w, __, x: F.conv2d(sign(x) * mean(x, 1), w, stride=(2, 1)),
 }
 
@@ -75,6 +78,10 @@ FLOAT: dict[str, tuple[Callable[..., Any], str]] = {
     "channels of a parameter": (
         lambda w, _, __, x: F.conv2d(sign(x) * torch.arange(1.0, 6).view(5, 1, 1), w),
         "scale for each channel",
+    ),
+    "joined with different scales": (
+        lambda w, _, __, x: F.conv2d(torch.cat([2 * sign(x[:, :2]), 3 * sign(x[:, 2:])], 1), w),
+        "joins signs with different scales",
     ),
     "offset behind the scale": (
         lambda _, __, w, x: F.linear(sign(x.flatten(1)) * mean(x.flatten(1), 1) + 0.1, w),

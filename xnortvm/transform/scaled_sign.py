@@ -4,7 +4,7 @@
 Transposes, reshapes, slices and (for a > 0) max-pools choose among the values of a tensor; a scale
 and an offset that are the same for all values may as well be applied behind them:
 
-    move(a·sign(x) + b)   →   a·move(sign(x)) + b
+    move(a·sign(x) + b)   →   a·move(sign(x)) + b        and so for values that are joined
 
 A factor that is computed at run time, such as XNOR-Net's mean |x| of each row, leaves the sum of a
 layer when it is the same for all of its terms:
@@ -35,27 +35,37 @@ def sink_sign_scales(mod: IRModule) -> IRModule:
 def _visit(builder: Builder, var: Any, call: Any) -> Any:
     if op_name(call) in _LAYERS and value_of(call.args[1]) is not None:
         return _behind_layer(builder, var, call)
-    if op_name(call) not in _MOVES:
+    joins = op_name(call) == "relax.concat" and isinstance(call.args[0], relax.Tuple)
+    if op_name(call) not in _MOVES and not joins:
         return None
     if op_name(call) == "relax.reshape":
         split = _per_sample(builder, var, call)
         if split is not None:
             return split
-    chain: list[tuple[str, Any]] = []
-    source = call.args[0]
-    while (step := _scalar_step(builder.producer(source))) is not None:
-        name, constant, source = step
-        negative = name == "relax.multiply" and float(value_of(constant)) <= 0  # type: ignore[arg-type]
-        if negative and op_name(call) == "relax.nn.max_pool2d":
-            return None
-        chain.append((name, constant))
-    if not chain or op_name(builder.producer(source)) not in _MOVES | {"relax.xnortvm.sign"}:
+    found = [_chain(builder, field) for field in (call.args[0].fields if joins else call.args[:1])]
+    sources, chains = zip(*found, strict=True)
+    numbers = [[(name, value_of(constant)) for name, constant in chain] for chain in chains]
+    if not chains[0] or any(each != numbers[0] for each in numbers):
         return None
-    args = [source, *call.args[1:]]
+    if any(op_name(builder.producer(s)) not in _MOVES | {"relax.xnortvm.sign"} for s in sources):
+        return None
+    falls = any(name == "relax.multiply" and value <= 0 for name, value in numbers[0])  # type: ignore[operator]
+    if falls and op_name(call) == "relax.nn.max_pool2d":
+        return None
+    args = [relax.Tuple(sources) if joins else sources[0], *call.args[1:]]
     value = builder.emit(ir.Call(call.op, args, call.attrs, call.ty_args), str(var.name), call.span)
-    for name, constant in reversed(chain):
+    for name, constant in reversed(chains[0]):
         value = builder.emit(getattr(relax.op, name.removeprefix("relax."))(value, constant))
     return value
+
+
+def _chain(builder: Builder, source: Any) -> tuple[Any, list[tuple[str, Any]]]:
+    """Split a value into its source and the numbers that scale and shift it, outermost first."""
+    chain: list[tuple[str, Any]] = []
+    while (step := _scalar_step(builder.producer(source))) is not None:
+        name, constant, source = step
+        chain.append((name, constant))
+    return source, chain
 
 
 def _scalar_step(call: Any) -> tuple[str, Any, Any] | None:
