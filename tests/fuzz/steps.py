@@ -69,10 +69,18 @@ def _varied(filters: Tensor) -> bool:
 
 
 def is_binary(weight: Tensor) -> bool:
-    """Whether every filter (first axis) takes the values ±s for one s."""
-    size = weight.detach().reshape(weight.shape[0], -1).abs()
-    largest, smallest = size.max(1).values, size.min(1).values
-    return bool((largest - smallest <= 1e-4 * largest).all())
+    """Whether every filter (first axis) takes two values, or ±s and 0."""
+    return all(_is_binary_row(row) for row in weight.detach().reshape(weight.shape[0], -1))
+
+
+def _is_binary_row(row: Tensor) -> bool:
+    size = row.abs()
+    kept = size[size > 1e-6 * size.max()]
+    if not kept.numel() or kept.max() - kept.min() <= 1e-4 * kept.max():
+        return True
+    upper = row > (row.max() + row.min()) / 2
+    allowed = 1e-4 * (row.max() - row.min()) / 2
+    return all(part.max() - part.min() <= allowed for part in (row[upper], row[~upper]))
 
 
 def _affordable(outputs: int, each: int) -> int:
@@ -200,7 +208,8 @@ def _transposed(build: Build, step: Step) -> bool:
     layer = Transposed(weight, bias, _idiom(x, args), attrs)
     _before(build, layer, x, args)
     _finish(build, layer, x, args)
-    build.expect(None)
+    for _ in range(math.prod(stride)):  # it is a convolution for each remainder
+        build.expect(None)
     return True
 
 

@@ -317,6 +317,7 @@ RULES: dict[str, Rule] = {
         for name in (
             *("reshape", "flatten", "broadcast_to", "zeros", "ones", "full"),
             *("zeros_like", "ones_like", "full_like"),
+            "call_dps_packed",  # stands for an unsupported operator, which is refused as such
         )
     },
 }
