@@ -271,7 +271,7 @@ MIXING: dict[str, tuple[Callable[[Any], Any], str]] = {
     "gram": (lambda x: x.flatten(1) @ x.flatten(1).t(), "moves the batch|samples"),
     "size as a number": (
         lambda x: x / x.shape[0],
-        "cannot convert div|computes with the batch size",
+        "cannot be compiled: div|computes with the batch size",
     ),
     "softmax": (lambda x: x.softmax(0), "works along the batch"),
 }
