@@ -20,6 +20,7 @@ import numpy as np
 
 from xnortvm._tvm import IRModule, Schedule, ir, runtime, te, tirx, tvm
 from xnortvm.errors import VerificationError
+from xnortvm.ops.intrinsics_dot import INSTRUCTIONS, LLVM_BF16, dot, dot_sum
 from xnortvm.ops.registry import register_tir_op
 from xnortvm.schedules.isa import Isa
 from xnortvm.target import Target
@@ -255,67 +256,56 @@ def _check(name: str, step: Step, x: Array, w: Array, out: Array) -> None:
 
 
 class Dot(NamedTuple):
-    """An instruction that multiplies and adds neighbours within a lane of 32 bits."""
+    """An instruction that multiplies and adds neighbours within the words of a 512-bit vector.
+
+    Attributes
+    ----------
+    feature : str
+        LLVM's name of what a CPU needs.
+    kind : str
+        Row of `xnortvm.ops.intrinsics_dot.INSTRUCTIONS`.
+    ones : int
+        A word whose numbers are all 1.
+    """
 
     feature: str
-    intrinsic: str
-    accumulator: str
-    operand: str
-    macs: int
+    kind: str
+    ones: int
 
 
-#: Dot products of whole 512-bit vectors, by the type of their operands.
+#: By the type of the operands.
 DOTS = {
-    "int8": Dot("avx512vnni", "llvm.x86.avx512.vpdpbusd.512", "int32x16", "int8x64", 64),
+    "int8": Dot("avx512vnni", "u8s8", 0x01010101),
+    "bf16": Dot("avx512bf16", "bf16", 0x3F803F80),
 }
-
-
-def _lower_dot(dot: Dot) -> Callable[[Any], Any]:
-    def lower(call: Any) -> Any:
-        acc, value = call.args
-        operand = tirx.reinterpret(dot.operand, value)
-        result = tirx.call_llvm_pure_intrin(
-            dot.accumulator,
-            dot.intrinsic,
-            tirx.reinterpret(dot.accumulator, acc),
-            operand,
-            operand,
-        )
-        return tirx.reinterpret("int32x16", result)
-
-    return lower
-
-
-for _name, _dot in DOTS.items():
-    register_tir_op(f"tirx.xnortvm_limit_dot_{_name}", _lower_dot(_dot), vectorizable=True)
+_DOT_LANES = 16
 
 
 def measure_dot(name: str, target: Target) -> float:
     """Return multiply-accumulates a second of a row of `DOTS`, one core of this machine."""
-    op, chains, lanes = ir.Op.get(f"tirx.xnortvm_limit_dot_{name}"), 12, 16
-    dot = te.comm_reducer(
-        lambda x, y: tirx.call_intrin("int32", op, x, y), lambda t: tirx.const(0, t), name="dot"
-    )
-    x = te.placeholder((WORDS // chains, chains, lanes), "int32", name="x")
-    k = te.reduce_axis((0, WORDS // chains), "k")
+    row, chains = DOTS[name], 12
+    instruction = INSTRUCTIONS[row.kind]
+    x = te.placeholder((ROUNDS, chains, _DOT_LANES), "int32", name="x")
+    w = te.placeholder((WORDS, _DOT_LANES), "int32", name="w")
+    k = te.reduce_axis((0, WORDS), "k")
     total = te.compute(
-        (ROUNDS, chains, lanes), lambda _, c, lane: dot(x[k, c, lane], axis=k), name="total"
+        x.shape,
+        lambda r, c, lane: dot_sum(dot(x[r, c, lane], w[k, lane], row.kind), axis=k),
+        name="total",
     )
-    func = _chained(te.create_prim_func([x, total]))
+    func = _chained(te.create_prim_func([x, w, total]), LLVM_BF16 if name == "bf16" else "")
     library = tvm.compile(ir.IRModule({"limit": func}), target.tvm)
-    out = runtime.tensor(np.zeros((ROUNDS, chains, lanes), np.int32))
-    shape = (WORDS // chains, chains, lanes)
-    arguments = [runtime.tensor(np.full(shape, 0x01010101, np.int32)), out]
+    words = [np.full([int(d) for d in each.shape], row.ones, np.int32) for each in (x, w)]
+    out = runtime.tensor(np.zeros(words[0].shape, instruction.sums))
+    arguments = [*map(runtime.tensor, words), out]
     library["limit"](*arguments)
-    per_lane = WORDS // chains * (DOTS[name].macs // lanes)
-    if not (out.numpy() == per_lane).all():
+    if not (out.numpy() == WORDS * instruction.count).all():
         raise VerificationError(f"the kernel that measures the limit of {name} is wrong")
-    return (
-        ROUNDS * (WORDS // chains) * chains * DOTS[name].macs / fastest(library, "limit", arguments)
-    )
+    macs = out.numpy().size * WORDS * instruction.count
+    return macs / fastest(library, "limit", arguments)
 
 
-def _chained(func: Any) -> Any:
+def _chained(func: Any, llvm: str = "") -> Any:
     """Schedule a sum over k of (rounds, chains, lanes): chains unrolled, lanes vectors."""
     sch = Schedule(IRModule({"main": func}))
     block = sch.get_sblock("total")
@@ -326,6 +316,8 @@ def _chained(func: Any) -> Any:
     init = sch.decompose_reduction(block, word)
     sch.unroll(sch.get_loops(init)[-2])
     sch.vectorize(sch.get_loops(init)[-1])
+    if llvm:
+        sch.annotate(outer, "pragma_import_llvm", llvm)
     return sch.mod["main"].with_attr("global_symbol", "limit")
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from xnortvm.target import Target
 
 #: Goes up when the kernels of `xnortvm.tools.limits` change what they measure.
-LIMITS_VERSION = 1
+LIMITS_VERSION = 2
 
 #: CPUs that have an instruction set and nothing beyond it; the host has more.
 _RESTRICTED = {
