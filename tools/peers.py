@@ -21,6 +21,9 @@ Outputs = list[np.ndarray[Any, Any]]
 # difference meets a sign, one bit of a later layer flips and the output moves by more than that.
 _SAME = 1e-4
 _FLIPPED = 0.1
+# Among many samples a few may have their best class changed by a flip; an engine that is wrong is
+# wrong on all of them.
+_MOST, _WORST = 0.75, 0.5
 # An int8 engine rounds what the signs read, so bits flip and flips spread; with random weights the
 # outputs have little left in common, but more than chance (0.03 for 1000 outputs).
 _ALIKE = 0.1
@@ -180,12 +183,8 @@ def compare(mine: Outputs, theirs: Outputs, peer: str, *, exact: bool = True) ->
             f"the peer {peer} gives outputs of shapes {[each.shape for each in theirs]} where the "
             f"compiled model gives {[each.shape for each in mine]}; it cannot be compared"
         )
-    error, top1 = 0.0, True
-    for ours, other in zip(mine, theirs, strict=True):
-        largest = np.abs(other).max(initial=0.0) or 1.0
-        error = float(np.maximum(error, np.abs(ours - other).max(initial=0.0) / largest))
-        if ours.ndim and ours.shape[-1]:
-            top1 = top1 and bool((ours.argmax(-1) == other.argmax(-1)).all())
+    samples = [_sample(*each) for each in _samples(mine, theirs)]
+    error, top1 = max(each for each, _ in samples), all(same for _, same in samples)
     cosine = _cosine(mine, theirs)
     if not exact and not cosine >= _ALIKE:
         raise VerificationError(
@@ -193,13 +192,36 @@ def compare(mine: Outputs, theirs: Outputs, peer: str, *, exact: bool = True) ->
             f"their outputs is {cosine:.2f}, and {_ALIKE} is the least for a quantised engine; "
             "give it inputs that are more like real ones"
         )
-    if exact and not (error <= _SAME or (error <= _FLIPPED and top1)):
+    good = sum(e <= _SAME or (e <= _FLIPPED and same) for e, same in samples)
+    if exact and not (good == len(samples) or (good >= _MOST * len(samples) and error <= _WORST)):
         raise VerificationError(
             f"the peer {peer} and the compiled model disagree by {error:.1e} of the largest "
             f"output{'' if top1 else ' and on the best class'}; compile the model with verify=True "
             "to see which of the two is wrong"
         )
     return Agreement(error, top1, cosine)
+
+
+def _samples(mine: Outputs, theirs: Outputs) -> list[tuple[Outputs, Outputs]]:
+    """Split outputs along their first axis where it is the same batch in all of them."""
+    batches = {each.shape[0] if each.ndim > 1 else 1 for each in mine}
+    if len(batches) != 1 or 1 in batches or 0 in batches:
+        return [(mine, theirs)]
+    return [
+        ([each[at : at + 1] for each in mine], [each[at : at + 1] for each in theirs])
+        for at in range(batches.pop())
+    ]
+
+
+def _sample(mine: Outputs, theirs: Outputs) -> tuple[float, bool]:
+    """Return the largest relative difference, and whether the best classes are the same."""
+    error, top1 = 0.0, True
+    for ours, other in zip(mine, theirs, strict=True):
+        largest = np.abs(other).max(initial=0.0) or 1.0
+        error = float(np.maximum(error, np.abs(ours - other).max(initial=0.0) / largest))
+        if ours.ndim and ours.shape[-1]:
+            top1 = top1 and bool((ours.argmax(-1) == other.argmax(-1)).all())
+    return error, top1
 
 
 def _cosine(mine: Outputs, theirs: Outputs) -> float:

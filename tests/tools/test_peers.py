@@ -260,6 +260,21 @@ def test_a_peer_that_computes_something_else_is_not_timed(ours, theirs, reason: 
         peers.compare([np.array(ours)], [np.array(theirs)], "torch")
 
 
+def test_in_a_batch_a_few_samples_may_have_flips_but_not_most() -> None:
+    ours = np.tile([1.0, 3.0, 2.9], (8, 1))
+    theirs = ours.copy()
+    theirs[3] = [1.0, 2.9, 3.0]  # another best class
+    agreement = peers.compare([ours], [theirs], "torch")
+    assert not agreement.top1
+    theirs[:3] = theirs[3]
+    with pytest.raises(VerificationError, match="best class"):
+        peers.compare([ours], [theirs], "torch")
+    theirs = ours.copy()
+    theirs[3] = [9.0, 0.0, 0.0]
+    with pytest.raises(VerificationError, match="best class"):
+        peers.compare([ours], [theirs], "torch")
+
+
 def test_a_quantised_peer_may_differ_but_not_be_unrelated() -> None:
     ours = [np.array([[1.0, 3.0, -2.0]])]
     peers.compare(ours, [np.array([[2.0, 1.0, -1.0]])], "onnxruntime-int8", exact=False)
