@@ -117,6 +117,7 @@ def _network(*model: str, configurations: tuple[tuple[str, ...], ...]) -> Figure
 
 
 _FEW: tuple[tuple[str, ...], ...] = ((), _AVX2, ("--batch", "8"))
+_TWO = _FEW[:2]
 _FULL = (
     (),
     ("--stem", "winograd"),
@@ -154,11 +155,11 @@ FIGURES: dict[str, Figure] = {
         _layers,
     ),
     "resnet18-plain": _network("resnet18-plain", configurations=_FULL),
-    "resnet18-case4": _network("resnet18", configurations=_FEW),
-    "resnet18-bireal": _network("resnet18-bireal", configurations=_FEW),
+    "resnet18-case4": _network("resnet18", configurations=_TWO),
+    "resnet18-bireal": _network("resnet18-bireal", configurations=_TWO),
     "quicknet": _network("quicknet", configurations=_FEW),
-    "alexnet": _network("alexnet", configurations=_FEW),
-    "resnet18-cifar": _network("resnet18-cifar", configurations=_FEW),
+    "alexnet": _network("alexnet", configurations=_TWO),
+    "resnet18-cifar": _network("resnet18-cifar", configurations=_TWO),
 }
 
 

@@ -269,10 +269,11 @@ def test_in_a_batch_a_few_samples_may_have_flips_but_not_most() -> None:
     theirs[:3] = theirs[3]
     with pytest.raises(VerificationError, match="best class"):
         peers.compare([ours], [theirs], "torch")
-    theirs = ours.copy()
-    theirs[3] = [9.0, 0.0, 0.0]
-    with pytest.raises(VerificationError, match="best class"):
-        peers.compare([ours], [theirs], "torch")
+    for wrong in ([9.0, 0.0, 0.0], [np.nan, 3.0, 2.9]):
+        theirs = ours.copy()
+        theirs[3] = wrong
+        with pytest.raises(VerificationError, match="disagree"):
+            peers.compare([ours], [theirs], "torch")
 
 
 def test_a_quantised_peer_may_differ_but_not_be_unrelated() -> None:
