@@ -129,3 +129,12 @@ def test_branch_on_a_computed_value_is_refused():
         builder.emit_func_output(builder.emit(branch))
     with pytest.raises(UnsupportedOperatorError, match="has one path"):
         import_model(builder.get())
+
+
+def test_arithmetic_on_booleans_is_refused():
+    def body(builder, x):
+        above = builder.emit(op.greater_equal(x, relax.const(0.0)), "above")
+        return op.astype(builder.emit(op.multiply(above, above), "both"), "float32")
+
+    with pytest.raises(ModelError, match=r"computes multiply of booleans in both.*astype"):
+        import_model(module_of((2, 5), body))

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor
 
 from tests.idioms.signs import SIGNS
@@ -17,9 +18,13 @@ def signed(name: str, x: Tensor) -> Tensor:
     """Apply a spelling of sign; what it reads is noted inside `watched`."""
     if _seen is None:
         return SIGNS[name].fn(x)
-    # copysign reads the sign of -0.0, which the compiler does not: never 0, so drawn anew.
-    _seen.append(x + 1e-30 if name == "copysign" else x - SIGNS[name].threshold)
+    _seen.append(_never_zero(x) if name == "copysign" else x - SIGNS[name].threshold)
     return SIGNS[name].fn(x).to(x.dtype)
+
+
+def _never_zero(x: Tensor) -> Tensor:
+    """Zeros as numbers close to 0: copysign reads the sign of -0.0, which the compiler does not."""
+    return torch.cat([x.flatten() + 1e-30, x.new_ones(1)])
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from xnortvm.errors import ModelError
 from xnortvm.frontend.finish import finish
 from xnortvm.frontend.imported import Imported
 from xnortvm.frontend.shapes import refuse_dynamic
+from xnortvm.graph.dataflow import Graph, dtype_of, op_name
 
 
 def import_relax(mod: IRModule) -> Imported:
@@ -31,6 +32,7 @@ def import_relax(mod: IRModule) -> Imported:
     function = _main(mod)
     mod = _bound(mod, function)
     mod = _one_block(mod)
+    _refuse_boolean_arithmetic(mod)
     params = list(mod["main"].params)
     for param in params:
         refuse_dynamic(str(param.name), _extents(param))
@@ -77,6 +79,20 @@ def _one_block(mod: IRModule) -> IRModule:
     if all(isinstance(block, relax.DataflowBlock) for block in mod["main"].body.blocks):
         return mod
     return relax_transform.ConvertToDataflow(min_size=0)(mod)
+
+
+_ARITHMETIC = frozenset(f"relax.{name}" for name in ("add", "subtract", "multiply", "divide"))
+
+
+def _refuse_boolean_arithmetic(mod: IRModule) -> None:
+    """TVM's own importer writes ``(x >= 0) * 2.0`` as a product of booleans."""
+    for var, call in Graph(mod["main"]).calls():
+        if op_name(call) in _ARITHMETIC and dtype_of(var) == "bool":
+            name = op_name(call).removeprefix("relax.")
+            raise ModelError(
+                f"the Relax module computes {name} of booleans in {var.name}, and what that gives "
+                "is not defined; write astype before arithmetic, or import the torch module itself"
+            )
 
 
 def _extents(param: Any) -> list[Any]:
