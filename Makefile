@@ -19,7 +19,7 @@ SOURCES := xnortvm schedules models tools tests examples
 # says how that works), so it is shown a folder of links in which they lie where they are imported.
 TYPES   := build/types
 
-.PHONY: help demo test test-avx512 fuzz fuzz-ci lint format bench bench-check bench-record figures clean
+.PHONY: help demo test test-avx512 fuzz fuzz-ci coverage lint format bench bench-check bench-record figures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -27,6 +27,7 @@ help:
 	@echo "make test    run the tests"
 	@echo "make test-avx512  run AVX-512 kernels in an emulator (tests/emulated/README.md)"
 	@echo "make fuzz    compare 1000 random networks with PyTorch (ARGS=5000: as many)"
+	@echo "make coverage  write docs/coverage.md: what is binary, by idiom and way of import"
 	@echo "make lint    ruff and mypy"
 	@echo "make format  let ruff rewrite what it can"
 	@echo "make bench   per-layer speed of the packed kernels on this machine"
@@ -52,6 +53,9 @@ fuzz: $(VENV)/.ready-dev
 # The same 300 networks every time.
 fuzz-ci: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.fuzz.run 300 --seed 1 --workers $(WORKERS) $(ARGS)
+
+coverage: $(VENV)/.ready-dev
+	$(BIN)/python -m tests.coverage.page
 
 bench: $(VENV)/.ready-demo
 	$(BIN)/xnortvm bench --layers $(ARGS)

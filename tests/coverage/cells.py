@@ -153,7 +153,8 @@ def _verdict(layers: list[LayerRow], binary: int) -> str:
 
 
 def _sentence(text: str) -> str:
-    """The first line, short and without a bar, which would end a cell."""
-    lines = text.strip().splitlines() or [""]
+    """The first sentence, short and without colours and bars, which would end a cell."""
+    lines = re.sub(r"\x1b\[\d+m", "", text).strip().splitlines() or [""]
     line = re.sub(r"\s+", " ", lines[0]).replace("|", "/")
+    line = re.split(r"\. (?=[A-Z])", line)[0]
     return line if len(line) <= 160 else line[:157] + "..."

@@ -318,3 +318,33 @@ def strides_dilations_and_wide_padding(b: Any, a: Any, c: Any, d: Any, e: Any, x
 @case(2, (3, 8, 1, 1), b=lambda: BN(8), c1=conv, c2=lambda: conv(k=1))
 def maps_of_one_pixel(b: Any, c1: Any, c2: Any, x: Any) -> Any:
     return c2(b(c1(b(x))))
+
+
+class Up(nn.ConvTranspose2d):
+    """A transposed convolution of signs by signs."""
+
+    def forward(self, x: Any) -> Any:
+        return F.conv_transpose2d(
+            torch.sign(x), self.weight.sign(), stride=self.stride, padding=self.padding
+        )
+
+
+@case(5, u=lambda: Up(8, 8, 4, stride=2, padding=1), b=lambda: BN(8), c=conv)
+def transposed_convolution_in_four_parts(u: Any, b: Any, c: Any, x: Any) -> Any:
+    return c(b(u(x)))
+
+
+@case(2, c1=lambda: conv(8, 16), b=lambda: BN(4), c2=lambda: conv(4, 8))
+def pixel_shuffle(c1: Any, b: Any, c2: Any, x: Any) -> Any:
+    return c2(b(F.pixel_shuffle(c1(x), 2)))
+
+
+@case(
+    2,
+    c1=lambda: conv(8, 16, stride=2),
+    b=lambda: BN(16),
+    s=lambda: nn.Conv2d(8, 16, 1),
+    c2=lambda: conv(16, 16),
+)
+def average_pool_and_1x1_shortcut(c1: Any, b: Any, s: Any, c2: Any, x: Any) -> Any:
+    return c2(b(c1(x)) + s(F.avg_pool2d(x, 2)))

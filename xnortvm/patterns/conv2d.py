@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any
 
 from xnortvm.graph.dataflow import Values, dtype_of, shape_of, value_of
 from xnortvm.patterns.activations import BinaryActivations, binary_activations
+from xnortvm.patterns.overflow import overflow
 from xnortvm.patterns.reject import Reject
 from xnortvm.patterns.weights import BinaryWeights, binary_weights
 from xnortvm.patterns.zeros import ZeroPolicy
@@ -56,6 +58,9 @@ def check_conv2d(values: Values, call: Any, policy: ZeroPolicy) -> BinaryConv2d 
         return activations & weights if isinstance(weights, Reject) else activations
     if isinstance(weights, Reject):
         return weights
+    too_large = overflow(prod(weight.shape[1:]), activations)
+    if too_large is not None:
+        return too_large
     own = tuple(int(p) for p in call.attrs.padding)
     if len(own) != 4:
         own = (own * 4)[:4] if len(own) == 1 else (*own, *own)

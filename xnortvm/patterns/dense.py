@@ -8,6 +8,7 @@ from typing import Any
 
 from xnortvm.graph.dataflow import Values, dtype_of, shape_of, value_of
 from xnortvm.patterns.activations import BinaryActivations, binary_activations
+from xnortvm.patterns.overflow import overflow
 from xnortvm.patterns.reject import Reject
 from xnortvm.patterns.weights import BinaryWeights, binary_weights
 from xnortvm.patterns.zeros import ZeroPolicy
@@ -46,4 +47,4 @@ def check_dense(values: Values, call: Any, policy: ZeroPolicy) -> BinaryDense | 
         return weights
     if any(activations.padding):
         return Reject("its input is a padded sign", "pad with ±1 before the sign instead")
-    return BinaryDense(activations, weights)
+    return overflow(weight.shape[0], activations) or BinaryDense(activations, weights)
