@@ -208,8 +208,7 @@ def _transposed(build: Build, step: Step) -> bool:
     layer = Transposed(weight, bias, _idiom(x, args), attrs)
     _before(build, layer, x, args)
     _finish(build, layer, x, args)
-    for _ in range(math.prod(stride)):  # it is a convolution for each remainder
-        build.expect(None)
+    build.expect(None)
     return True
 
 
