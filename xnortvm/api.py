@@ -225,6 +225,8 @@ def _arrays(imported: Imported, inputs: Any) -> list[Any] | None:
     import numpy as np
 
     given = inputs if isinstance(inputs, (tuple, list)) else [inputs]
+    if any(isinstance(value, (tuple, list, dict)) for value in given):
+        return None  # nested arguments: which tensor is which input, only the importer knows
     arrays = [
         value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
         for value in given

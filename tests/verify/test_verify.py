@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,7 @@ def test_a_wrong_pass_is_found_and_the_layer_named(monkeypatch: pytest.MonkeyPat
         found = real(weights)
         if not isinstance(found, BinaryWeights):
             return found
-        return BinaryWeights(np.roll(found.signs, 1, axis=0), found.scale)
+        return replace(found, signs=np.roll(found.signs, 1, axis=0))
 
     monkeypatch.setattr(conv2d, "binary_weights", turned)
     with pytest.raises(VerificationError, match="layer convolution_1 differs from PyTorch"):

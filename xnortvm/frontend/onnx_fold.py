@@ -50,13 +50,14 @@ def fold(graph: OnnxGraph) -> None:
 def _fold_once(graph: OnnxGraph) -> bool:
     shapes = ShapeValues(graph)
     kept: list[Any] = []
-    before = len(graph.constants)
-    inlined = False
+    changed = False
+    readers = graph.readers()
     for node in graph.nodes:
         branch = _constant_branch(node, graph)
         if branch is not None:
             kept.extend(branch)
-            inlined = True
+            readers.update(name for inner in branch for name in inner.input)
+            changed = True
             continue
         values = _evaluated(node, graph)
         if values is None:
@@ -66,8 +67,13 @@ def _fold_once(graph: OnnxGraph) -> bool:
             kept.append(node)
         else:
             graph.constants.update(values)
+            changed = True
+            readers.subtract(node.input)
+            for name in node.input:  # a latent weight goes as soon as its sign is known
+                if readers[name] <= 0:
+                    graph.constants.pop(name, None)
     graph.nodes = kept
-    return inlined or len(graph.constants) > before
+    return changed
 
 
 def _evaluated(node: Any, graph: OnnxGraph) -> dict[str, Array] | None:

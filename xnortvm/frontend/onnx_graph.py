@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,11 +47,19 @@ class OnnxGraph:
     shapes: dict[str, tuple[Any, ...]] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, model: Any) -> OnnxGraph:
-        """Take a model apart. The nodes are copied, so that the model stays as it is."""
+    def of(cls, model: Any, weights: Any = None) -> OnnxGraph:
+        """Take a model apart. The nodes are copied, so that the model stays as it is.
+
+        Parameters
+        ----------
+        model : onnx.ModelProto
+        weights : onnx.GraphProto, optional
+            Where the initialisers are, if the model has been stripped of them.
+        """
         graph = model.graph
-        constants = {init.name: numpy_helper.to_array(init) for init in graph.initializer}
-        constants.update((s.values.name, _dense(s)) for s in graph.sparse_initializer)
+        weights = graph if weights is None else weights
+        constants = {init.name: numpy_helper.to_array(init) for init in weights.initializer}
+        constants.update((s.values.name, _dense(s)) for s in weights.sparse_initializer)
         parameters = tuple(constants)
         nodes = []
         for node in graph.node:
@@ -64,14 +73,13 @@ class OnnxGraph:
             "" if entry.domain == "ai.onnx" else entry.domain: entry.version
             for entry in model.opset_import
         }
-        inputs = [value for value in graph.input if value.name not in constants]
-        return cls(
-            nodes, constants, inputs, list(graph.output), opsets, model.ir_version, parameters
-        )
+        inputs = [_copied(value) for value in graph.input if value.name not in constants]
+        outputs = [_copied(value) for value in graph.output]
+        return cls(nodes, constants, inputs, outputs, opsets, model.ir_version, parameters)
 
-    def model(self) -> Any:
-        """Put the model together again, constants that are used as initialisers."""
-        used = [name for name in self.used() if name in self.constants]
+    def model(self, *, constants: bool = True) -> Any:
+        """Put the model together again, constants that are used as initialisers, or without."""
+        used = [name for name in self.used() if name in self.constants] if constants else []
         graph = helper.make_graph(
             self.nodes,
             "main",
@@ -108,8 +116,14 @@ class OnnxGraph:
         names = [name for node in self.nodes for name in _reads(node)]
         return list(dict.fromkeys([*names, *(value.name for value in self.outputs)]))
 
+    def readers(self) -> Counter[str]:
+        """Count how many nodes and outputs read each name."""
+        names = Counter(name for node in self.nodes for name in _reads(node))
+        names.update(value.name for value in self.outputs)
+        return names
+
     def drop_dead(self) -> None:
-        """Remove nodes whose results nobody reads."""
+        """Remove nodes whose results nobody reads, and constants that nobody reads."""
         needed = {value.name for value in self.outputs}
         kept = []
         for node in reversed(self.nodes):
@@ -117,10 +131,19 @@ class OnnxGraph:
                 needed.update(_reads(node))
                 kept.append(node)
         self.nodes = kept[::-1]
+        used = set(self.used())
+        self.constants = {name: v for name, v in self.constants.items() if name in used}
 
     def _wrapped(self, graph: Any) -> Any:
         opsets = [helper.make_opsetid(domain, version) for domain, version in self.opsets.items()]
         return helper.make_model(graph, opset_imports=opsets, ir_version=self.ir_version)
+
+
+def _copied(value: Any) -> Any:
+    """Copy a part of a message: the part itself would keep the whole model in memory."""
+    copied = onnx.ValueInfoProto()
+    copied.CopyFrom(value)
+    return copied
 
 
 def extents(value: Any) -> tuple[Any, ...] | None:

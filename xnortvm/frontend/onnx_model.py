@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from xnortvm.frontend.shapes import refuse_dynamic
 
 def import_file(path: Path, example_inputs: Any = None, dynamic_batch: bool = False) -> Imported:
     """Import an ``.onnx`` file, with its external data if it has any."""
-    return _import(_load(path), str(path), example_inputs, dynamic_batch, path)
+    return _import(lambda: _load(path), str(path), example_inputs, dynamic_batch, path)
 
 
 def import_proto(model: Any, example_inputs: Any = None, dynamic_batch: bool = False) -> Imported:
@@ -38,16 +38,47 @@ def import_proto(model: Any, example_inputs: Any = None, dynamic_batch: bool = F
                 f"the ONNX model's tensor {tensor.name!r} lies in another file that is not loaded; "
                 "pass the path of the .onnx file instead, or load the model with its external data"
             )
-    return _import(model, "the ONNX model", example_inputs, dynamic_batch, model)
+    return _import(lambda: model, "the ONNX model", example_inputs, dynamic_batch, model)
 
 
 def _import(
-    model: Any, what: str, example_inputs: Any, dynamic_batch: bool, source: Any
+    read: Callable[[], Any], what: str, example_inputs: Any, dynamic_batch: bool, source: Any
 ) -> Imported:
+    def make() -> OnnxGraph:  # nobody else holds a model that was read from a file
+        return _folded(read(), what, example_inputs, dynamic_batch)
+
+    graph = make()
+    for value in graph.inputs:
+        shape = extents(value)
+        if shape is None:
+            raise ModelError(
+                f"input {value.name!r} of {what} has no shape; export it with one, or pass "
+                "example_inputs"
+            )
+        refuse_dynamic(value.name, shape)
+    translator = OnnxTranslator(graph)
+    outputs = tuple(str(value.name) for value in graph.outputs)
+    structure = outputs[0] if len(outputs) == 1 else outputs
+    inputs = tuple(str(value.name) for value in graph.inputs)
+    mod = translator.translate()
+    layers = {name: str(node.output[0]) for name, node in translator.layers.items()}
+    sources = translator.sources
+    del translator, graph  # the arrays; the module has its own
+
+    mod = finish(mod)
+    twin = OnnxTwin(make, layers, source, _arrays(example_inputs))
+    return Imported(mod, inputs, outputs, structure, "onnx", sources, twin=twin)
+
+
+def _folded(model: Any, what: str, example_inputs: Any, dynamic_batch: bool) -> OnnxGraph:
+    """Check a model and evaluate what does not depend on its inputs."""
     _check(model, what)
-    if model.functions:
-        model = inliner.inline_local_functions(model)
-    graph = OnnxGraph.of(model)
+    if model.functions:  # inlining copies a model several times, so without its weights
+        inlined = inliner.inline_local_functions(_without_weights(model))
+        graph = OnnxGraph.of(inlined, model.graph)
+    else:
+        graph = OnnxGraph.of(model)
+    del model
     _fix_shapes(graph, example_inputs, dynamic_batch)
     try:
         fold(graph)
@@ -60,21 +91,7 @@ def _import(
             f"shape inference fails on {what}: {first_line(error)}; check the input shapes and "
             "export the model again"
         ) from error
-    for value in graph.inputs:
-        shape = extents(value)
-        if shape is None:
-            raise ModelError(
-                f"input {value.name!r} of {what} has no shape; export it with one, or pass "
-                "example_inputs"
-            )
-        refuse_dynamic(value.name, shape)
-    translator = OnnxTranslator(graph)
-    mod = finish(translator.translate())
-    outputs = tuple(str(value.name) for value in graph.outputs)
-    structure = outputs[0] if len(outputs) == 1 else outputs
-    inputs = tuple(str(value.name) for value in graph.inputs)
-    twin = OnnxTwin(graph, translator.layers, source, _arrays(example_inputs))
-    return Imported(mod, inputs, outputs, structure, "onnx", translator.sources, twin=twin)
+    return graph
 
 
 def _load(path: Path) -> Any:
@@ -102,15 +119,42 @@ def _check(model: Any, what: str) -> None:
             "outputs); it is not an ONNX model, or it is damaged: export it again"
         )
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_without_weights(model))
     except onnx.checker.ValidationError as error:
         if "Field 'shape' of 'type'" in str(error):
             return  # shapes of outputs are inferred, and inputs are checked later
         raise ModelError(
             f"{what} is not valid ONNX: {first_line(error)}; export it again"
         ) from error
-    except ValueError:
-        pass  # above 2 GB the checker takes files only
+
+
+def _without_weights(model: Any) -> Any:
+    """Return a copy for the checker, which would copy the weights twice: they become inputs."""
+    bare = onnx.ModelProto()
+    for descriptor, value in model.ListFields():
+        if descriptor.name != "graph":
+            _copy(bare, descriptor, value)
+    for descriptor, value in model.graph.ListFields():
+        if descriptor.name not in ("initializer", "sparse_initializer"):
+            _copy(bare.graph, descriptor, value)
+    inputs = {value.name for value in model.graph.input}
+    weights = [(t.name, t.data_type, t.dims) for t in model.graph.initializer]
+    weights += [(s.values.name, s.values.data_type, s.dims) for s in model.graph.sparse_initializer]
+    bare.graph.input.extend(
+        helper.make_tensor_value_info(name, dtype, list(dims))
+        for name, dtype, dims in weights
+        if name not in inputs
+    )
+    return bare
+
+
+def _copy(message: Any, descriptor: Any, value: Any) -> None:
+    """Set a field of a message."""
+    target = getattr(message, descriptor.name)
+    if hasattr(target, "MergeFrom"):  # repeated fields and messages
+        target.MergeFrom(value)
+    else:
+        setattr(message, descriptor.name, value)
 
 
 def _arrays(example_inputs: Any) -> list[Any] | None:

@@ -8,6 +8,8 @@ import io
 import warnings
 from typing import Any
 
+import numpy as np
+from onnx import numpy_helper
 from tvm.relax.frontend.onnx import onnx_frontend
 
 from xnortvm._tvm import relax
@@ -63,7 +65,7 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
             Naming every operator that TVM cannot import, with its layer.
         """
         self._nodes_by_name = {str(i): node for i, node in enumerate(self._graph.nodes)}
-        model = self._graph.model()
+        model = self._graph.model(constants=False)
         for index, node in enumerate(model.graph.node):
             node.name = str(index)
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
@@ -71,6 +73,14 @@ class OnnxTranslator(onnx_frontend.ONNXGraphImporter):  # type: ignore[misc]
             mod = self.from_onnx(model.graph, self._graph.opsets[""])
         refuse(self._unsupported)
         return mod
+
+    def _parse_graph_initializers(self, graph: Any) -> None:
+        """Make constants of the folded arrays, one by one: a model that holds all is a copy."""
+        for name in self._graph.used():
+            value = self._graph.constants.get(name)
+            if value is not None:
+                tensor = numpy_helper.from_array(np.asarray(value, order="C"), name)
+                self._nodes[name] = relax.const(self._parse_array(tensor))
 
     def _sanitize_name(self, name: str) -> str:
         """Spell an input's name as an identifier that no other input has."""

@@ -8,7 +8,8 @@ implementation.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +28,10 @@ class OnnxTwin:
 
     Parameters
     ----------
-    graph : OnnxGraph
-        As it was translated.
-    layers : dict of str to NodeProto
+    graph : callable
+        Makes the graph as it was translated, once it is needed.
+    layers : dict of str to str
+        Layer name to the name of its operator's output.
     model : ModelProto or Path
         What the user gave.
     examples : list of ndarray, optional
@@ -38,15 +40,24 @@ class OnnxTwin:
 
     def __init__(
         self,
-        graph: OnnxGraph,
-        layers: Mapping[str, Any],
+        graph: Callable[[], OnnxGraph],
+        layers: Mapping[str, str],
         model: Any,
         examples: list[Array] | None = None,
     ) -> None:
-        self._graph = graph
-        self._layers = dict(layers)
+        self._make = graph
+        self._names = dict(layers)
         self._model = model
         self._examples = examples
+
+    @cached_property
+    def _graph(self) -> OnnxGraph:
+        return self._make()
+
+    @cached_property
+    def _layers(self) -> dict[str, Any]:
+        makers = {name: node for node in self._graph.nodes for name in node.output}
+        return {layer: makers[name] for layer, name in self._names.items() if name in makers}
 
     @property
     def framework(self) -> str:

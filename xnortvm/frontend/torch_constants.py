@@ -40,6 +40,10 @@ def evaluate(module: fx.GraphModule, known: dict[fx.Node, Any]) -> None:
         graph.erase_node(node)
 
 
+_DROPPED = object()
+"""In the place of a value that nothing needs any more."""
+
+
 class _Evaluator:
     """Computes nodes in order; nodes that compute the same share one value.
 
@@ -52,6 +56,7 @@ class _Evaluator:
     def __init__(self, known: dict[fx.Node, Any]) -> None:
         self.values = dict(known)
         self._computed: dict[str, fx.Node] = {}
+        self._given = set(known)
         self._twin: dict[fx.Node, fx.Node] = {}
 
     def visit(self, node: fx.Node) -> None:
@@ -67,7 +72,15 @@ class _Evaluator:
             inputs = fx.map_arg((node.args, node.kwargs), lambda n: self._twin.get(n, n))
             twin = self._computed.setdefault(f"{node.target} {inputs}", node)
             self._twin[node] = twin
-            self.values[node] = self._result(node) if twin is node else self.values[twin]
+            shared = twin is not node and self.values[twin] is not _DROPPED
+            self.values[node] = self.values[twin] if shared else self._result(node)
+            self._drop(node.all_input_nodes)
+
+    def _drop(self, inputs: list[fx.Node]) -> None:
+        """Forget values that only nodes read which have been computed."""
+        for node in inputs:
+            if node not in self._given and all(user in self.values for user in node.users):
+                self.values[node] = _DROPPED
 
     def _result(self, node: fx.Node) -> Any:
         args = fx.map_arg(node.args, self.values.__getitem__)

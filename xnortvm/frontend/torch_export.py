@@ -20,6 +20,7 @@ from xnortvm.frontend.imported import STATIC, Dynamic
 from xnortvm.frontend.messages import first_line
 from xnortvm.frontend.sources import user_lines
 from xnortvm.frontend.torch_batch import fixed_batch, open_batch
+from xnortvm.frontend.torch_checks import export_hint
 
 _HELP = (
     "what usually helps: no branches on tensor values, no changes of parameters, no .numpy() and "
@@ -145,6 +146,9 @@ def _explained(model: torch.nn.Module, inputs: tuple[Any, ...], error: Exception
     fixed = fixed_batch(name, _place(error), error)
     if fixed is not None:
         return fixed
+    hint = export_hint(error)
+    if hint is not None:
+        return ModelError(f"torch.export cannot export {name}: {hint}")
     return ModelError(
         f"torch.export cannot export {name}{_place(error)}: {first_line(error)}; {_HELP}"
     )

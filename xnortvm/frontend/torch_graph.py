@@ -178,7 +178,7 @@ def _refuse_state(program: ExportedProgram, output: fx.Node) -> None:
     """Refuse results that depend on a buffer that the program also changes."""
     signature = program.graph_signature
     changed = {
-        spec.target
+        spec.target: spec.kind
         for spec in signature.output_specs
         if spec.kind in (OutputKind.BUFFER_MUTATION, OutputKind.PARAMETER_MUTATION)
     }
@@ -188,6 +188,12 @@ def _refuse_state(program: ExportedProgram, output: fx.Node) -> None:
     nodes = program.graph.find_nodes(op="placeholder")
     for node, spec in zip(nodes, signature.input_specs, strict=True):
         if spec.target in changed and node in needed:
+            if changed[spec.target] is OutputKind.PARAMETER_MUTATION:
+                raise ModelError(
+                    f"the model changes its own parameter {spec.target!r} when it runs, and a "
+                    "compiled model keeps no state between calls; compute the new value as a "
+                    "tensor of its own, such as F.conv2d(x, self.weight.sign())"
+                )
             raise ModelError(
                 f"the model changes its own buffer {spec.target!r} when it runs and also computes "
                 "with it, and a compiled model keeps no state between calls; leave the update out "

@@ -19,6 +19,7 @@ from xnortvm.frontend.imported import STATIC, Dynamic, Imported, Kind
 from xnortvm.frontend.messages import first_line
 from xnortvm.frontend.shapes import refuse_dynamic
 from xnortvm.frontend.sources import innermost
+from xnortvm.frontend.torch_checks import refuse_empty, unwrapped
 from xnortvm.frontend.torch_export import export_module
 from xnortvm.frontend.torch_graph import inference_graph
 from xnortvm.frontend.torch_outputs import output_structure
@@ -30,6 +31,7 @@ def import_module(
     model: torch.nn.Module, example_inputs: Any, dynamic: Dynamic = STATIC
 ) -> Imported:
     """Export a module in eval mode and import it."""
+    model = unwrapped(model)
     with _quiet():
         program = export_module(model, example_inputs, dynamic)
     return import_program(program, kind="torch", model=model)
@@ -54,6 +56,9 @@ def import_program(
             raise _undecomposed(error) from error
         for node in graph.inputs:
             refuse_dynamic(str(node.name), node.meta["val"].shape)
+            refuse_empty(str(node.name), node.meta["val"].shape)
+        if not any(isinstance(value, torch.fx.Node) for value in graph.outputs):
+            raise ModelError("the model returns no tensor, so there is nothing to compile")
         translator = GraphTranslator(graph)
         mod = finish(translator.translate())
     structure, output_names = output_structure(program.call_spec.out_spec, graph.outputs)

@@ -169,8 +169,9 @@ def _operator_name(node: fx.Node) -> str:
 def _constant(value: torch.Tensor) -> Any:
     if value.dtype in _NOT_IN_NUMPY:
         raise ModelError(
-            f"a parameter of the model is {str(value.dtype).removeprefix('torch.')}, which is not "
-            "supported; convert the model and its inputs with .float()"
+            f"a constant of the model is {str(value.dtype).removeprefix('torch.')}, which is not "
+            "supported; convert the model and its inputs with .float(), and leave out "
+            "torch.autocast"
         )
     dense = value.detach().to_dense() if value.layout != torch.strided else value.detach()
     return constant(dense.cpu().numpy())

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,8 @@ from xnortvm.frontend.torch_graph import InferenceGraph
 from xnortvm.frontend.twin import Array, TwinRun
 
 aten = torch.ops.aten
+
+_LOG = logging.getLogger("xnortvm")
 
 _PLACES = {
     aten.addmm.default: (1, 0),
@@ -123,8 +126,12 @@ class TorchTwin:
         ]
         args, kwargs = pytree.tree_unflatten(leaves, spec)
         buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
-        with torch.no_grad(), eval_mode(self._model):
-            result = torch.func.functional_call(self._model, buffers, args, kwargs)
+        try:
+            with torch.no_grad(), eval_mode(self._model):
+                result = torch.func.functional_call(self._model, buffers, args, kwargs)
+        except Exception as error:  # what cannot be called so is compared by its graph alone
+            _LOG.debug("the module cannot be run beside the compiled one: %s", error)
+            return None
         tensors = [x for x in pytree.tree_leaves(result) if isinstance(x, torch.Tensor)]
         return [_array(value) for value in tensors]
 

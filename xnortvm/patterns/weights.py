@@ -80,7 +80,7 @@ def binary_weights(weights: Array) -> BinaryWeights | Reject:
     dead = largest == 0
     zero = (magnitude <= ZERO * largest[:, None]) & ~dead[:, None]
     smallest = np.where(zero, np.inf, magnitude).min(axis=1)
-    signs = np.where(zero, 0, np.where(channels < 0, -1, 1)).astype(np.int8)
+    signs = np.where(zero, np.int8(0), np.where(channels < 0, np.int8(-1), np.int8(1)))
     count = np.maximum((~zero).sum(axis=1), 1)
     mean = np.where(zero, 0, magnitude).sum(axis=1, dtype=np.float64) / count
     exact = largest == smallest
