@@ -218,6 +218,8 @@ def _layer(call: Any, draw: _Draw, inputs: list[Array]) -> Array:
     x = inputs[0].reshape(-1)
     if rows.ndim != 2 or np.unique(x).size > x.size // 2:
         fresh = draw.continuous()
+        if (x == 0).any():  # black pixels, outputs of a ReLU: some windows hold nothing else
+            fresh[::_SOME] = 0
         return np.where(dead, np.float32(0), fresh) if dead.size == draw.shape[-1] else fresh
     window = draw.rng.choice(x, (COUNT, rows.shape[1]))
     return (window @ rows.T).reshape(draw.shape).astype(np.float32)
