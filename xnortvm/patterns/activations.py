@@ -173,7 +173,7 @@ def _padded(values: Values, call: Any, policy: ZeroPolicy) -> BinaryActivations 
             f"its input is padded with {float(call.attrs.pad_value):g}, a third value",
             "pad with 0, +1 or -1",
         )
-    value = 0.0 if float(call.attrs.pad_value) == 0 and abs(padded) != 1 else padded
+    value = 0.0 if float(call.attrs.pad_value) == 0 else padded
     return replace(inner, padding=(widths[2], widths[4], widths[3], widths[5]), pad_value=value)
 
 
