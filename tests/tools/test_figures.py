@@ -26,7 +26,7 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
     def measure(command: tuple[str, ...], keep: object = None) -> object:
         asked.append(tuple(command))
-        return ENGINES
+        return {**ENGINES, "stem": "winograd" if "winograd" in command else "exact"}
 
     monkeypatch.setattr(figures, "measure", measure)
     return asked
@@ -42,6 +42,7 @@ def test_a_figure_is_replaced_and_the_text_around_it_stays(
     assert text.startswith("before\n<!-- figures: resnet18 -->\n| engine")
     assert text.endswith("<!-- end -->\nafter\n")
     assert "old" not in text
+    assert '| xnortvm, stem="winograd" | 5.00 | 4.50 | 1.00× |' in text
     assert "| torch | 60.00 | 55.00 | 12.00× |" in text
     assert f"`xnortvm {' '.join(measured[0])}`, " in text
 
@@ -53,7 +54,7 @@ def test_writing_twice_gives_one_figure(tmp_path: Path, measured: list[tuple[str
     once = page.read_text()
     figures.write("resnet18", tmp_path)
     assert page.read_text() == once
-    assert len(measured) == 2
+    assert len(measured) == 4  # two commands, twice
 
 
 def test_does_not_measure_when_the_page_has_no_place_for_it(
