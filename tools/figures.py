@@ -121,23 +121,15 @@ _README = ("bench", "resnet18", "--scale", "channel-height-width")
 _AVX2 = ("--target", "llvm -mcpu=haswell")
 
 
-def _network(*model: str, configurations: tuple[tuple[str, ...], ...]) -> Figure:
-    commands = tuple(("bench", *model, *each, "--against", _PEERS) for each in configurations)
+def _network(*model: str, few: str = "openvino", stems: tuple[str, ...] = ()) -> Figure:
+    """Return the table of a network; batches and threads are compared with the peers `few`."""
+    alone = ((), *(("--stem", stem) for stem in stems))
+    several = (("--batch", "8"), ("--num-threads", "2"))
+    rows = [((*isa, *each), _PEERS) for isa in ((), _AVX2) for each in alone]
+    rows += [((*isa, *each), few) for each in several for isa in ((), _AVX2)]
+    commands = tuple(("bench", *model, *each, "--against", peers) for each, peers in rows)
     return Figure(_PERFORMANCE, commands, _networks)
 
-
-_FEW: tuple[tuple[str, ...], ...] = ((), _AVX2, ("--batch", "8"))
-_TWO = _FEW[:2]
-_FULL = (
-    (),
-    ("--stem", "winograd"),
-    _AVX2,
-    (*_AVX2, "--stem", "winograd"),
-    ("--batch", "8"),
-    (*_AVX2, "--batch", "8"),
-    ("--num-threads", "2"),
-    (*_AVX2, "--num-threads", "2"),
-)
 
 FIGURES: dict[str, Figure] = {
     "resnet18": Figure(
@@ -155,12 +147,12 @@ FIGURES: dict[str, Figure] = {
         (("bench", "resnet18-plain", "--layers", "--plot", "docs/roofline-resnet18.svg"),),
         _layers,
     ),
-    "resnet18-plain": _network("resnet18-plain", configurations=_FULL),
-    "resnet18-case4": _network("resnet18", configurations=_TWO),
-    "resnet18-bireal": _network("resnet18-bireal", configurations=_TWO),
-    "quicknet": _network("quicknet", configurations=_FEW),
-    "alexnet": _network("alexnet", configurations=_TWO),
-    "resnet18-cifar": _network("resnet18-cifar", configurations=_TWO),
+    "resnet18-plain": _network("resnet18-plain", few=_PEERS, stems=("winograd",)),
+    "resnet18-case4": _network("resnet18"),
+    "resnet18-bireal": _network("resnet18-bireal"),
+    "quicknet": _network("quicknet"),
+    "alexnet": _network("alexnet"),
+    "resnet18-cifar": _network("resnet18-cifar"),
 }
 
 
@@ -210,14 +202,17 @@ def machine() -> str:
 
 def _caption(commands: Sequence[Sequence[str]]) -> str:
     """Write what all commands share, and what the rows have besides."""
-    shared = [part for part in commands[0] if all(part in command for command in commands)]
-    extras = [[part for part in command if part not in shared] for command in commands]
-    besides = [f"`{_shell(extra)}`" for extra in extras if extra]
-    return f"`xnortvm {_shell(shared)}`" + (f", and {', '.join(besides)}" if besides else "")
+    split = [_options(command) for command in commands]
+    shared = [part for part in split[0] if all(part in parts for parts in split)]
+    extras = [" ".join(part for part in parts if part not in shared) for parts in split]
+    besides = [f"`{extra}`" for extra in extras if extra]
+    return f"`xnortvm {' '.join(shared)}`" + (f", and {', '.join(besides)}" if besides else "")
 
 
-def _shell(command: Sequence[str]) -> str:
-    return " ".join(f'"{part}"' if " " in part else part for part in command)
+def _options(command: Sequence[str]) -> list[str]:
+    """Quote for a shell; an option and its value are one part."""
+    quoted = " ".join(f'"{part}"' if " " in part else part for part in command)
+    return re.split(r" (?=--)", quoted)
 
 
 def write(name: str, root: Path = ROOT, keep: Path | None = None) -> None:
