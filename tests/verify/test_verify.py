@@ -237,11 +237,13 @@ def test_zeros_of_torch_sign_are_counted() -> None:
     model = Function(
         lambda m, x: F.conv2d(torch.sign(m.norm(m.stem(x))), m.one.weight.sign()),
         stem=nn.Conv2d(3, 8, 3, bias=False),
-        norm=nn.BatchNorm2d(8),
+        norm=nn.BatchNorm2d(8, eps=0.0),
         one=nn.Conv2d(8, 8, 3),
     )
-    zeros = torch.zeros(1, 3, 8, 8)
-    report = checked(model, zeros, verify=(zeros,))
+    model.stem.weight.data.fill_(1.0)
+    model.norm.running_mean.fill_(27.0)
+    ones = torch.ones(1, 3, 8, 8)  # a window of them adds up to the mean
+    report = checked(model, ones, verify=(ones,))
     assert report.verification.zeros == 288
     assert "verify met 288 zeros in 288 signs" in report.notes[-1]
 
