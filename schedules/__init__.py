@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from xnortvm._tvm import IRModule, Schedule, ir, ir_transform, tirx
+from xnortvm._tvm import IRModule, Schedule, ir, ir_transform, s_tir, tirx
 from xnortvm.schedules.blocks import ANCHORS, anchor_operator
 from xnortvm.schedules.conv_like import schedule_conv_like
 from xnortvm.schedules.cpu_default import schedule as schedule_default
@@ -46,8 +46,12 @@ def schedule_function(func: Any, isa: Isa, num_threads: int = 1) -> Any:
     Returns
     -------
     tirx.PrimFunc
-        With the attribute "xnortvm.schedule", the name of the rule.
+        With the attribute "xnortvm.schedule", the name of the rule. A function that is not made of
+        blocks, such as TVM's scatter and bucketize, keeps its own loops, without threads: TVM's
+        may write to one place.
     """
+    if not isinstance(func.body, s_tir.SBlockRealize) or func.body.block.name_hint != "root":
+        return _serial(func).with_attr({SCHEDULED: True, RULE_NAME: "none"})
     sch = Schedule(IRModule({"main": func}))
     anchor = anchor_operator(sch)
     if anchor is not None and RULES[anchor](sch, isa, num_threads):
@@ -55,6 +59,39 @@ def schedule_function(func: Any, isa: Isa, num_threads: int = 1) -> Any:
     else:
         scheduled, rule = schedule_default(func, isa, num_threads), f"default.{isa.name}"
     return scheduled.with_attr({SCHEDULED: True, RULE_NAME: rule})
+
+
+def _serial(func: Any) -> Any:
+    """Return a PrimFunc without parallel outer loops."""
+    outer = func.body if isinstance(func.body, s_tir.SBlockRealize) else None
+    if outer is None:
+        return func.with_body(_serial_loops(func.body), func.span)
+    old = outer.block
+    block = s_tir.SBlock(
+        old.iter_vars,
+        old.reads,
+        old.writes,
+        old.name_hint,
+        _serial_loops(old.body),
+        old.init,
+        old.alloc_buffers,
+        old.match_buffers,
+        old.annotations,
+    )
+    realize = s_tir.SBlockRealize(outer.iter_values, outer.predicate, block)
+    return func.with_body(realize, func.span)
+
+
+def _serial_loops(stmt: Any) -> Any:
+    if isinstance(stmt, tirx.SeqStmt):
+        return tirx.SeqStmt([_serial_loops(each) for each in stmt.seq])
+    if isinstance(stmt, tirx.AttrStmt):
+        return tirx.AttrStmt(stmt.node, stmt.attr_key, stmt.value, _serial_loops(stmt.body))
+    if isinstance(stmt, tirx.For) and stmt.kind == tirx.stmt.ForKind.PARALLEL:
+        return tirx.For(
+            stmt.loop_var, stmt.min, stmt.extent, tirx.stmt.ForKind.SERIAL, _serial_loops(stmt.body)
+        )
+    return stmt
 
 
 def ApplySchedules(target: Target) -> Any:

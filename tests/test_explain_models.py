@@ -16,6 +16,7 @@ from torch import nn
 
 import xnortvm
 from tests.frontend.nets import export, onnx_file
+from xnortvm._tvm import relax
 from xnortvm.errors import UnsupportedOperatorError
 from xnortvm.frontend import import_model
 
@@ -159,6 +160,84 @@ def test_operators_of_unknown_domains_are_named() -> None:
     node = helper.make_node("Fancy", ["x"], ["y"], name="node7", domain="own.domain")
     with pytest.raises(UnsupportedOperatorError, match=r"own\.domain\.Fancy in layer 'node7'"):
         xnortvm.explain(onnx_model(node))
+
+
+class Layered(nn.Module):
+    """One operator in a layer called ``odd``."""
+
+    def __init__(self, odd: nn.Module) -> None:
+        super().__init__()
+        self.odd = odd
+
+    def forward(self, x: Any) -> Any:
+        return self.odd(x)
+
+
+class Inverse(nn.Module):
+    def forward(self, x: Any) -> Any:
+        return torch.linalg.inv(x)
+
+
+class Assigned(nn.Module):
+    def forward(self, x: Any) -> Any:
+        y = x.clone()
+        y[:, torch.tensor([0, 2])] = 1
+        return y
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "operator"),
+    [
+        (nn.Fold((4, 4), (2, 2), stride=2), (2, 12, 4), "col2im.default"),
+        (Inverse(), (2, 3, 3), "linalg_inv_ex.default"),
+        (Assigned(), (2, 4, 3), "index_put.default"),
+    ],
+)
+def test_what_pytorch_would_take_apart_is_refused_by_its_name(
+    layer: nn.Module, shape: tuple[int, ...], operator: str
+) -> None:
+    model, x = Layered(layer), torch.randn(shape)
+    with pytest.raises(UnsupportedOperatorError, match=f"{operator} in layer 'odd'") as caught:
+        xnortvm.compile(model, example_inputs=x)
+    assert "\n" not in str(caught.value)
+    (row,) = xnortvm.explain(model, example_inputs=x).unsupported
+    assert (row["operator"], row["layer"]) == (operator, "odd")
+    assert row["reason"]
+    if not isinstance(layer, nn.Fold):
+        assert f"{Path(__file__).name}:" in row["source"]
+
+
+class Placed(nn.Module):
+    """Kernels that TVM writes as one opaque block, around a binary layer."""
+
+    def forward(self, x: Any) -> Any:
+        places = torch.tensor([[0, 1, 2, 3], [1, 2, 3, 4]])
+        y = torch.zeros(2, 8).scatter(1, places, x)
+        y = F.linear(torch.where(y >= 0, 1.0, -1.0), torch.ones(3, 8))
+        return torch.bucketize(x, torch.tensor([-0.5, 0.0, 0.5])), y
+
+
+def test_kernels_without_blocks_are_compiled_as_they_are() -> None:
+    x = torch.randn(2, 4)
+    compiled = xnortvm.compile(Placed(), example_inputs=x)
+    assert compiled.report.verification is not None
+    assert compiled.report.num_binary_ops == 1
+    assert all(map(torch.equal, compiled(x), Placed()(x)))
+
+
+def test_a_result_of_another_shape_than_pytorch_s_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from xnortvm.frontend.torch_converters import CONVERTERS
+
+    monkeypatch.setitem(
+        CONVERTERS,
+        "tanh.default",
+        lambda node, importer: relax.op.permute_dims(importer.env[node.args[0]]),
+    )
+    model = nn.Tanh()
+    with pytest.raises(UnsupportedOperatorError, match=r"tanh.*shape \[3, 2\] instead of \[2, 3\]"):
+        xnortvm.compile(model, example_inputs=torch.randn(2, 3))
 
 
 @pytest.mark.parametrize("name", ["cumsum", "argsort", "sort"])

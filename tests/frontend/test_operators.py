@@ -14,6 +14,7 @@ from xnortvm.frontend import import_model
 torch.manual_seed(0)
 WEIGHT = torch.randn(6, 4, 3, 3)
 POSITIVE, SIGNED = torch.rand(4) + 0.5, torch.randn(4)
+GRID = torch.rand(2, 3, 5, 2) * 2.6 - 1.3
 
 
 def assigned(x):
@@ -107,6 +108,18 @@ TORCH_ONLY = {
     "product": lambda x: x.prod(1),
     "variance and mean": lambda x: torch.cat(torch.var_mean(x, (2, 3), unbiased=False)),
     "unfold": lambda x: functional.unfold(x, 3, padding=1),
+    "group norm without affine": lambda x: functional.group_norm(x, 2),
+    "group norm with a scale only": lambda x: functional.group_norm(x, 2, SIGNED),
+    "instance norm without affine": functional.instance_norm,
+    "layer norm without affine": lambda x: functional.layer_norm(x, x.shape[2:]),
+    "batch norm without affine": lambda x: functional.batch_norm(x, SIGNED, POSITIVE),
+    **{
+        f"grid sample {method} {padding} {align}": (
+            lambda x, m=method, p=padding, a=align: functional.grid_sample(x, GRID, m, p, a)
+        )
+        for method in ("bilinear", "nearest", "bicubic")
+        for padding, align in (("zeros", False), ("border", True), ("reflection", False))
+    },
 }
 """What the ONNX exporters refuse or write wrongly."""
 

@@ -77,7 +77,8 @@ def check(spec: Spec) -> Passed | Skipped:
     Raises
     ------
     MismatchError
-        When outputs differ, or a layer is binary that must not be or the other way round.
+        When outputs differ, a layer is binary that must not be or the other way round, or the
+        check of `compile` fails.
     """
     network, state = build(spec)
     applied = Spec(**{**spec.__dict__, "steps": state.applied})
@@ -95,6 +96,8 @@ def check(spec: Spec) -> Passed | Skipped:
         example_inputs=expected.inputs if spec.way == "torch" else None,
         verify=expected.inputs if spec.verify else False,
     )
+    if spec.verify and compiled.report.verification is None:
+        raise MismatchError(f"it was not verified: {'; '.join(compiled.report.notes)}")
     _check_report(compiled.report, state)
     found = compiled(*expected.inputs)
     found = found if isinstance(found, (tuple, list)) else [found]

@@ -58,3 +58,12 @@ def test_a_layer_without_a_reason_is_a_mismatch() -> None:
     _, state = build(Spec([[2, 8]], [_layer(weight="Real")]))
     with pytest.raises(MismatchError, match=r"float without a reason: layers\.0"):
         _check_report(Report(layers=[LayerRow("layers.0", "dense", binary=False)]), state)
+
+
+def test_a_check_that_fails_is_a_mismatch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise ValueError("cannot compare")
+
+    monkeypatch.setattr("xnortvm.verify.source.check_kernels", broken)
+    with pytest.raises(MismatchError, match=r"not verified.*ValueError: cannot compare"):
+        check(Spec([[2, 8]], [_layer()], verify=True))

@@ -37,6 +37,17 @@ def test_a_kernel_without_anchor_gets_the_default_rule() -> None:
     assert str(done.attrs["xnortvm.schedule"]) == "default.avx2"
 
 
+def test_a_kernel_that_is_not_made_of_blocks_keeps_its_loops_on_one_thread() -> None:
+    shape = (tvm.tirx.const(4, "int64"), tvm.tirx.const(8, "int64"))
+    x, indices = tvm.te.placeholder(shape, "float32"), tvm.te.placeholder(shape, "int64")
+    y = tvm.topi.scatter_elements(x, indices, x, axis=1)
+    func = tvm.te.create_prim_func([x, indices, y])
+    assert "T.parallel" in func.script()
+    done = schedule_function(func, ISAS["avx2"], 2)
+    assert str(done.attrs["xnortvm.schedule"]) == "none"
+    assert "T.parallel" not in done.script()
+
+
 def test_does_not_schedule_a_kernel_twice() -> None:
     target = resolve("llvm -mcpu=haswell")
     once = ApplySchedules(target)(module_of(bconv2d_case(Conv(), ISAS[target.isa])))

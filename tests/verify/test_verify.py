@@ -179,6 +179,18 @@ def test_a_wrong_import_is_found_and_the_layer_named(monkeypatch: pytest.MonkeyP
         xnortvm.compile(Chain(), example_inputs=X)
 
 
+def test_an_output_of_another_size_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xnortvm.frontend import torch_converters, torch_relax
+
+    def largest(node: Any, importer: Any) -> Any:
+        return relax.op.max(importer.env[node.args[0]], [1])
+
+    monkeypatch.setitem(torch_converters.CONVERTERS, "tanh.default", largest)
+    monkeypatch.setattr(torch_relax, "_check_shape", lambda *_: None)
+    with pytest.raises(VerificationError, match=r"shape \[2\], and PyTorch gives \[2, 3\]"):
+        xnortvm.compile(nn.Tanh(), example_inputs=torch.randn(2, 3))
+
+
 def test_a_model_that_does_something_else_under_export_is_found() -> None:
     def forward(module: Any, x: Any) -> Any:
         y = F.linear(sign(x), module.one.weight.sign())

@@ -77,6 +77,31 @@ def _avg_pool(node: fx.Node, importer: Any) -> Any:
     return importer._avg_pool2d(node)
 
 
+def _index_put(node: fx.Node, importer: Any) -> Any:
+    """One index for each axis; TVM's converter and its kernel disagree about the others."""
+    x, indices = node.args[:2]
+    ranks = {None if index is None else index.meta["val"].dim() for index in indices}
+    if len(indices) < x.meta["val"].dim() or None in ranks or len(ranks) > 1:
+        raise NotImplementedError("it needs one index of the same rank for each axis")
+    return importer._index_put(node)
+
+
+def _grid_sample(node: fx.Node, importer: Any) -> Any:
+    """The grid with its two coordinates in front; TVM's converter leaves them last."""
+    x, grid, method, padding, align = node.args
+    coordinates = importer.block_builder.emit(
+        relax.op.permute_dims(importer.env[grid], [0, 3, 1, 2])
+    )
+    return relax.op.image.grid_sample(
+        importer.env[x],
+        coordinates,
+        method=("bilinear", "nearest", "bicubic")[method],
+        layout="NCHW",
+        padding_mode=("zeros", "border", "reflection")[padding],
+        align_corners=align,
+    )
+
+
 CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     "addmm.default": _product_and_sum,
     "amax.default": _reduction(relax.op.max),
@@ -84,6 +109,8 @@ CONVERTERS: dict[str, Callable[[fx.Node, Any], Any]] = {
     "avg_pool2d.default": _avg_pool,
     "baddbmm.default": _product_and_sum,
     "bmm.default": _product,
+    "grid_sampler_2d.default": _grid_sample,
+    "index_put.default": _index_put,
     "matmul.default": _product,
     "mm.default": _product,
     "max.dim": _max_along,

@@ -106,6 +106,7 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
             try:
                 value = own(node, self) if own else self.convert_map[name](node)
                 self.env[node] = self._bind(value)
+                _check_shape(node, self.env[node])
             except Exception as error:  # TVM's converters raise anything
                 self._stand_in(
                     node, f"TVM's importer cannot convert it ({last_line(error)})", error
@@ -160,6 +161,26 @@ class GraphTranslator(ExportedProgramImporter):  # type: ignore[misc]
 _NOT_IN_NUMPY = frozenset(
     {torch.bfloat16, torch.float8_e4m3fn, torch.float8_e5m2, torch.complex64, torch.complex128}
 )
+
+
+def _check_shape(node: fx.Node, value: Any) -> None:
+    """Refuse a result of another shape than PyTorch's.
+
+    Raises
+    ------
+    ValueError
+        With both shapes.
+    """
+    expected, ty = node.meta.get("val"), getattr(value, "ty", None)
+    if not isinstance(expected, torch.Tensor) or not isinstance(ty, relax.TensorType):
+        return
+    shape = list(expected.shape)
+    extents = [] if ty.shape is None else list(ty.shape.values)
+    if ty.shape is None or not all(isinstance(each, int | tirx.IntImm) for each in shape + extents):
+        return  # a dynamic extent
+    found = [int(extent) for extent in extents]
+    if found != shape:
+        raise ValueError(f"its result would have the shape {found} instead of {shape}")
 
 
 def _operator_name(node: fx.Node) -> str:

@@ -50,7 +50,9 @@ class _Maker:
         name = f"number_{self._node.name}_{len(self._module._buffers)}"
         self._module.register_buffer(name, value, persistent=False)
         made = self._module.graph.get_attr(name)
-        made.meta = {**self._node.meta, "val": self._node.meta["val"].new_empty(value.shape)}
+        like = self._node.meta["val"]
+        like = like[0] if isinstance(like, tuple | list) else like
+        made.meta = {**self._node.meta, "val": like.new_empty(value.shape)}
         made.meta["val"] = made.meta["val"].to(value.dtype)
         return made
 
@@ -104,6 +106,19 @@ def _elu(
         return None
     scaled = make(aten.mul.Tensor, x, input_scale)
     return make(aten.mul.Tensor, make(aten.elu.default, scaled, alpha), scale)
+
+
+def _group_norm(
+    make: _Maker, x: fx.Node, weight: Any, bias: Any, *sizes: Any
+) -> tuple[fx.Node, ...] | None:
+    """Scale and shift that are not there: 1 and 0."""
+    if weight is not None and bias is not None:
+        return None
+    channels, dtype = _shape(x)[1], x.meta["val"].dtype
+    weight = make.constant(torch.ones(channels, dtype=dtype)) if weight is None else weight
+    bias = make.constant(torch.zeros(channels, dtype=dtype)) if bias is None else bias
+    normed = make(aten.native_group_norm.default, x, weight, bias, *sizes)
+    return tuple(make(operator.getitem, normed, place) for place in range(3))
 
 
 def _index(make: _Maker, x: fx.Node, indices: Sequence[fx.Node | None]) -> fx.Node | None:
@@ -177,6 +192,7 @@ RULES: dict[Any, Callable[..., fx.Node | tuple[fx.Node, ...] | None]] = {
     aten.elu.default: _elu,
     aten.index.Tensor: _index,
     aten.index_put.default: _index_put,
+    aten.native_group_norm.default: _group_norm,
     aten.signbit.default: _signbit,
     aten.upsample_nearest2d.vec: _nearest,
     aten.var_mean.correction: _var_mean,

@@ -223,6 +223,11 @@ class _Comparison:
         self, expected: list[Array], actual: list[Array], who: str, replay: Replay | None
     ) -> None:
         for index, (mine, theirs) in enumerate(zip(actual, expected, strict=True)):
+            if mine.size != theirs.size:
+                raise VerificationError(
+                    f"output {index} has the shape {list(mine.shape)}, and {who} "
+                    f"{list(theirs.shape)}; {REPORT_IT}"
+                )
             wrong = self._wrong(mine, theirs, index, replay)
             if wrong is not None:
                 raise VerificationError(
