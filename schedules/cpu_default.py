@@ -177,10 +177,19 @@ def _feeds_pack(sch: Any, block: Any) -> bool:
 
 
 def _follows(sch: Any, group: Sequence[Any], block: Any, feeders: set[str]) -> bool:
-    """Whether a block can be computed in the nest of a group: rows and all it reads are there."""
+    """Whether a block can be computed in the nest of a group: rows and all it reads are there.
+
+    Not where it slides a window over them: TVM loses loops of a window that is moved.
+    """
     here = {_name(sch, member) for member in group} | feeders
     read = {_name(sch, producer) for producer in sch.get_producers(block)}
-    return read <= here and _shared_axes(sch, group[0], block) > 0
+    facts = nests.facts_of(sch, block)
+    slides = any(
+        len(dim.axes) > 1 and not dim.axes.isdisjoint(facts.reduction)
+        for access in facts.reads
+        for dim in access
+    )
+    return read <= here and not slides and _shared_axes(sch, group[0], block) > 0
 
 
 def _widens(sch: Any, block: Any) -> bool:

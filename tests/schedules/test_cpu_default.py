@@ -24,6 +24,7 @@ from xnortvm._tvm import (
 )
 from xnortvm.ops.bitpack import bitpack_te, threshold_pack_te
 from xnortvm.ops.bmaxpool2d import bmaxpool2d_te
+from xnortvm.ops.bsum2d import bsum2d_te
 from xnortvm.ops.conv2d import conv2d_te
 from xnortvm.schedules import cpu_default
 from xnortvm.schedules.isa import ISAS
@@ -106,6 +107,16 @@ def _pool(shape: tuple[int, ...], kind: str, size: int, stride: int, pad: int) -
     )
 
 
+def _window_of_sums(shape: tuple[int, int, int], words: int) -> Any:
+    """Bits of each pixel, then those of windows of 1×2 with stride 2."""
+    _, rows, columns = shape
+    a = _placeholder((*shape, words), "a", "uint32")
+    form: dict[str, Any] = {"kernel": (1, 2), "strides": (1, 2), "dilation": (1, 1)}
+    form |= {"padding": (0, 0, 0, 0), "groups": 1, "pad_value": 0, "offset": 0, "outputs": 1}
+    size = (rows, (columns - 2) // 2 + 1, 1)
+    return te.create_prim_func([a, bsum2d_te(a, size, channels=32 * words - 1, **form)])
+
+
 KERNELS: dict[str, Callable[[], Any]] = {
     "chain": lambda: _fused(
         [(1, 6, 6, 64), (1, 6, 6, 64), (1, 1, 1, 64)],
@@ -178,6 +189,8 @@ KERNELS: dict[str, Callable[[], Any]] = {
     "depthwise": lambda: _convolution(32, 32, 32),
     "depthwise-odd": lambda: _convolution(33, 33, 33),
     "grouped": lambda: _convolution(32, 64, 4),
+    "window-of-sums": lambda: _window_of_sums((3, 1, 3), 1),
+    "windows-of-sums": lambda: _window_of_sums((1, 5, 6), 3),
 }
 
 
