@@ -104,7 +104,8 @@ SIGNS: dict[str, Sign] = {
     "zero or one": Sign(lambda x: torch.sign(nn.functional.relu(x)), (0.0, 1.0)),
     "two masks": Sign(lambda x: (x >= 0).to(x.dtype) - (x < 0).to(x.dtype), at_threshold=1.0),
     "scaled": Sign(lambda x: torch.sign(x) * 0.3, (-0.3, 0.3)),
-    "affine": Sign(lambda x: 0.5 * torch.sign(x / 2.0 - 0.25) + 0.125, (-0.375, 0.625), 0.5, 0.125),
+    # Its threshold is no multiple of ½, which data with "few" values would meet.
+    "affine": Sign(lambda x: 0.5 * torch.sign(x / 2.0 - 0.3) + 0.125, (-0.375, 0.625), 0.6, 0.125),
     "copysign": Sign(lambda x: torch.copysign(_one(x), x), at_threshold=1.0),
 }
 """Spelling by name, patterns of public code first."""
