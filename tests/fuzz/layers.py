@@ -97,7 +97,7 @@ class ScaledByInput(Conv):
 
     def layer(self, x: Tensor, v: Tensor) -> Tensor:
         y = super().layer(x, v)
-        kernel = self.kernel.weight.shape[2:] if self.kernel.weight.dim() > 2 else ()
+        kernel = self.kernel().shape[2:]
         size = 1
         for extent in kernel:
             size *= extent
