@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 import re
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -101,7 +101,12 @@ def check(spec: Spec) -> Passed | Skipped:
     _check_report(compiled.report, state)
     found = compiled(*expected.inputs)
     found = found if isinstance(found, (tuple, list)) else [found]
-    _check_outputs(found, expected)
+    try:
+        _check_outputs(found, expected)
+    except MismatchError:
+        if spec.data == "few" and _meets_generic_zeros(model, spec, expected):
+            return Skipped("numbers cancel to 0 in torch.sign by chance, which counts as +1")
+        raise
     return Passed(applied, len(_binary_layers(compiled.report)), expected.redrawn)
 
 
@@ -141,6 +146,19 @@ def _check_report(report: Report, state: Build) -> None:
     silent = [row.name for row in report.rejects if not row.reason]
     if silent:
         raise MismatchError(f"float without a reason: {', '.join(silent)}")
+
+
+def _meets_generic_zeros(model: Any, spec: Spec, expected: Expected) -> bool:
+    """Whether verification, which checks everything on the signs that were taken, counts zeros.
+
+    Zeros that happen on purpose are computed as zeros and not counted; docs/semantics.md, sign(0).
+    """
+    report = xnortvm.compile(
+        model,
+        example_inputs=expected.inputs if spec.way == "torch" else None,
+        verify=expected.inputs,
+    ).report
+    return report.verification is not None and report.verification.zeros > 0
 
 
 def _binary_layers(report: Report) -> set[str]:
