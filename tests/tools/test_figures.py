@@ -85,8 +85,8 @@ def test_a_table_of_networks_has_a_row_for_each_command(
     text = page.read_text()
     assert "| batch 1, avx2, 1 thread | 5.00 | 60.00 (12.00×) |" in text
     assert "| batch 8, avx2, 1 thread | 5.00 | – |" in text
-    assert text.count("`xnortvm bench quicknet --against") == 1
-    assert ', and `--target "llvm -mcpu=haswell"`, `--batch 8`, 20' in text
+    assert text.count("`xnortvm bench quicknet`, and `--against") == 1
+    assert '`--target "llvm -mcpu=haswell" --num-threads 2 --against openvino`, 20' in text
 
 
 def test_results_of_today_are_used_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
