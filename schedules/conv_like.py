@@ -35,7 +35,8 @@ additions take the ports that shuffles need (Zen 4 shuffles on two of four).
 
 Why the tiles fit: AVX2 has 16 registers, and 4 pixels × 2 vectors of a table are 8 accumulators, 2
 weights, the row and a count. AVX-512 has 32: 7 pixels × 1 vector, whose activations are operands
-(``vpxord {1to16}``); 14 would be better still, but their sums do not fit TVM's stack arrays.
+(``vpxord {1to16}``); 14 where nothing is packed: a word of channels of so many pixels does not fit
+TVM's stack arrays.
 """
 
 from __future__ import annotations
