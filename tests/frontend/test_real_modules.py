@@ -47,6 +47,32 @@ class Counting(Binary):
         return super().forward(x)
 
 
+class Scaled(nn.Module):
+    """Γ in several factors; all but the first are a slice of the list."""
+
+    def __init__(self, binarise: Callable[[Any], Any] = sign) -> None:
+        super().__init__()
+        self.factors = nn.ParameterList([torch.rand(8) + 0.5 for _ in range(3)])
+        self.layer, self.binarise = nn.Linear(8, 8), binarise
+
+    def forward(self, x: Any) -> Any:
+        x = F.linear(self.binarise(x), self.layer.weight.sign()) * self.factors[0]
+        for factor in self.factors[1:]:
+            x = x * factor
+        return x
+
+
+def twice(layer: nn.Module) -> nn.Module:
+    """Call one module two times: only then torch.export cannot slice its lists by tracing."""
+    return nn.Sequential(layer, layer)
+
+
+@torch.compiler.disable
+def unread_sign(x: Any) -> Any:
+    """A function whose bytecode PyTorch may not read."""
+    return sign(x)
+
+
 class Pair(NamedTuple):
     a: Any
     b: Any
@@ -68,6 +94,7 @@ WORKING: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
         (X,),
         1,
     ),
+    "slices of a shared list": (lambda: twice(Scaled()), (X,), 2),
     "torch.compile": (lambda: torch.compile(nn.Sequential(Binary(8, 4))), (X,), 1),
     "DataParallel": (lambda: nn.DataParallel(nn.Sequential(Binary(8, 4))), (X,), 1),
     "parametrized weight": (parametrized, (X,), 1),
@@ -145,6 +172,11 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
     "meta": (lambda: Binary(8, 4).to("meta"), (X,), "meta device and has no values"),
     "TorchScript": (lambda: torch.jit.trace(Binary(8, 4), X), (X,), "is TorchScript"),
     "dataclass": (lambda: of(lambda m, x: Out(m.a(x))), (X,), r"register_dataclass\(Out\)"),
+    "slices of a shared list": (
+        lambda: twice(Scaled(unread_sign)),
+        (X,),
+        r"slice a plain list instead, such as list\(self\.blocks\)\[1:\]",
+    ),
     "nothing returned": (lambda: of(lambda m, x: None), (X,), "returns no tensor"),
     "no elements": (lambda: Binary(8, 4), (torch.zeros(0, 8),), "0×8, so nothing is computed"),
     "clamped data": (lambda: Clamping(8, 4), (X,), r"F\.conv2d\(x, self\.weight\.sign\(\)\)"),

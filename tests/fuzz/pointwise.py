@@ -34,7 +34,7 @@ class Scale(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.product:
             gamma = self.factors[0]
-            for factor in self.factors[1:]:
+            for factor in list(self.factors)[1:]:  # a list: torch.export cannot slice shared ones
                 gamma = gamma * factor
             return gamma * x if self.left else x * gamma
         for factor in self.factors:

@@ -14,6 +14,10 @@ from xnortvm.errors import ModelError
 _WRAPPERS = (torch.nn.DataParallel, torch.nn.parallel.DistributedDataParallel)
 
 
+#: What torch.export says when it cannot slice a list of modules or parameters.
+SLICE = "AttrProxy.__init__() missing"
+
+
 def unwrapped(model: torch.nn.Module) -> torch.nn.Module:
     """Return the module inside of a wrapper for several devices.
 
@@ -61,5 +65,10 @@ def export_hint(error: Exception) -> str | None:
         return (
             f"it returns a {kind}, whose tensors torch.export does not find; return a tensor, "
             f"tuple, list or dict, or call torch.export.register_dataclass({kind}) before"
+        )
+    if SLICE in text:
+        return (
+            "it slices a ModuleList or ParameterList of a module that is called twice, which "
+            "PyTorch cannot record; slice a plain list instead, such as list(self.blocks)[1:]"
         )
     return None

@@ -20,7 +20,7 @@ from xnortvm.frontend.imported import STATIC, Dynamic
 from xnortvm.frontend.messages import first_line
 from xnortvm.frontend.sources import user_lines
 from xnortvm.frontend.torch_batch import fixed_batch, open_batch
-from xnortvm.frontend.torch_checks import export_hint
+from xnortvm.frontend.torch_checks import SLICE, export_hint
 
 _HELP = (
     "what usually helps: no branches on tensor values, no changes of parameters, no .numpy() and "
@@ -62,10 +62,29 @@ def export_module(
             raise ModelError("dynamic_batch and dynamic_shapes are both given; pass one of them")
         inputs, shapes = open_batch(model.forward, inputs)
     try:
-        with eval_mode(model):
-            return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+        return _exported(model, inputs, shapes)
     except Exception as error:  # torch.export lets through whatever a model raises
         raise _explained(model, inputs, error) from error
+
+
+def _exported(model: torch.nn.Module, inputs: tuple[Any, ...], shapes: Any) -> ExportedProgram:
+    """Export by tracing the calls; by reading the bytecode where tracing falls over a slice.
+
+    Of a ParameterList or ModuleList in a module that is called twice, torch 2.13 makes its
+    stand-in for a slice without the arguments that it needs. Reading has refusals of its own, so
+    it is not tried first and its error is not shown.
+    """
+    with eval_mode(model):
+        try:
+            return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
+        except TypeError as error:
+            if SLICE not in str(error):
+                raise
+            tracing = error
+        try:
+            return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=True)
+        except Exception:
+            raise tracing from None
 
 
 def _example_tuple(model: torch.nn.Module, example_inputs: Any) -> tuple[Any, ...]:
