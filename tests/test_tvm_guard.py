@@ -7,7 +7,7 @@ import logging
 
 import pytest
 
-from xnortvm import _tvm
+from xnortvm import _tvm_runtime
 from xnortvm.errors import VersionError
 
 GOOD = {"apache-tvm": "0.27.0.post1", "apache-tvm-ffi": "0.1.14.post1"}
@@ -18,7 +18,7 @@ def install(monkeypatch: pytest.MonkeyPatch):
     """Pretend that other versions are installed: ``install({"apache-tvm": "0.28.0"})``."""
 
     def pretend(versions: dict[str, str | None]) -> None:
-        monkeypatch.setattr(_tvm, "installed_version", (GOOD | versions).get)
+        monkeypatch.setattr(_tvm_runtime, "installed_version", (GOOD | versions).get)
 
     return pretend
 
@@ -29,7 +29,7 @@ def install(monkeypatch: pytest.MonkeyPatch):
 )
 def test_versions_that_work_are_accepted(install, versions: dict[str, str]):
     install(versions)
-    _tvm.check_versions()
+    _tvm_runtime.check_versions()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_versions_that_work_are_accepted(install, versions: dict[str, str]):
 def test_versions_that_do_not_work_are_refused_with_the_fix(install, versions, fix: str):
     install(versions)
     with pytest.raises(VersionError) as caught:
-        _tvm.check_versions()
+        _tvm_runtime.check_versions()
     assert fix in str(caught.value)
     assert "\n" not in str(caught.value)
     assert isinstance(caught.value, ImportError)
@@ -58,7 +58,7 @@ def test_the_pins_agree_with_the_package_metadata():
     from pathlib import Path
 
     text = (Path(__file__).parent.parent / "pyproject.toml").read_text()
-    for pin in _tvm.PINS:
+    for pin in _tvm_runtime.PINS:
         assert f'"{pin.install}"' in text
 
 
@@ -67,4 +67,4 @@ def test_tvm_is_quiet():
 
 
 def test_every_public_name_exists():
-    assert [name for name in _tvm.__all__ if not hasattr(_tvm, name)] == []
+    assert [name for name in _tvm_runtime.__all__ if not hasattr(_tvm_runtime, name)] == []

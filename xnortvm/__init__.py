@@ -43,7 +43,7 @@ __all__ = [
 _LAZY = {
     "compile": "xnortvm.api",
     "explain": "xnortvm.api",
-    "load": "xnortvm.api",
+    "load": "xnortvm.runtime.module",
     "targets": "xnortvm.target",
     "CompiledModel": "xnortvm.runtime.module",
 }

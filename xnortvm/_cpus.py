@@ -9,83 +9,20 @@ and the CPU that it names for this machine can promise more than a virtual machi
 
 from __future__ import annotations
 
-import re
 from functools import lru_cache
 from typing import NamedTuple
 
 from xnortvm._presets import LISTING
+from xnortvm._triples import (
+    AUTOMATIC,
+    family_of,
+    link_triple,
+    normalize_triple,
+    that_matter,
+    words,
+)
 from xnortvm._tvm import TvmTarget, codegen, host_cpu_features
 from xnortvm.errors import TargetError, near
-
-_X86 = (
-    r"cmov|sse[234]?|sse4\.[12]|sse4a|ssse3|avx[0-9a-z.]*|fma4?|xop|f16c|bmi2?|lzcnt|popcnt|movbe|"
-    r"tbm|gfni|egpr|ndd|nf|cf|zu|ccmp|ppx|push2pop2"
-)
-_AARCH64 = (
-    r"fp-armv8|neon|lse|rdm|rcpc|fullfp16|fp16fml|bf16|dotprod|i8mm|complxnum|fptoint|cssc|mops|"
-    r"sve\w*|sme\w*"
-)
-_ARM = r"v[678]|neon|vfp[234]|fp-armv8|fp16|fullfp16|bf16|dotprod|i8mm|hwdiv-arm"
-
-
-class Family(NamedTuple):
-    """An architecture.
-
-    Attributes
-    ----------
-    name : str
-        As cross compilers call it.
-    arch : str
-        Regular expression for the first part of its triples.
-    triple : str
-        What a bare CPU name of this family stands for.
-    mcpu : str
-        The CPU that a bare triple stands for.
-    matters : str
-        Regular expression for the features that a compiler uses unasked. Others (memory
-        protection, tuning hints) neither keep code from running nor make it faster.
-    needs : frozenset of str
-        Features without which LLVM cannot make code for this family at all.
-    """
-
-    name: str
-    arch: str
-    triple: str
-    mcpu: str
-    matters: str
-    needs: frozenset[str]
-
-
-def _set(names: str) -> frozenset[str]:
-    return frozenset(names.split())
-
-
-# aarch64 of unknown make is scheduled for the in-order Cortex-A53: out-of-order cores lose about
-# 1 % by it, in-order cores gain a factor of 3 over code scheduled for big cores.
-FAMILIES = (
-    Family(
-        "x86_64", "x86_64|amd64", "x86_64-unknown-linux-gnu", "x86-64", _X86, _set("64bit sse2")
-    ),
-    Family(
-        "aarch64",
-        "aarch64|arm64e?",
-        "aarch64-unknown-linux-gnu",
-        "cortex-a53",
-        _AARCH64,
-        _set("fp-armv8 neon"),
-    ),
-    Family(
-        "arm",
-        r"arm(v[678]\w*)?",
-        "armv7l-unknown-linux-gnueabihf",
-        "generic",
-        _ARM,
-        _set("vfp2sp"),
-    ),
-    Family("i686", "i[3-6]86", "i686-unknown-linux-gnu", "i686", _X86, _set("")),
-)
-_AUTOMATIC = FAMILIES[:3]  # a bare -mcpu never means 32-bit x86
-_OTHER = Family("other", "", "", "generic", "", _set(""))
 
 
 class Isa(NamedTuple):
@@ -101,16 +38,16 @@ class Isa(NamedTuple):
 ISAS = (
     Isa(
         "avx512vpopcntdq",
-        _set("x86_64 i686"),
-        _set("avx512f avx512bw avx512vl avx512vpopcntdq"),
+        words("x86_64 i686"),
+        words("avx512f avx512bw avx512vl avx512vpopcntdq"),
         512,
     ),
-    Isa("avx512bw", _set("x86_64 i686"), _set("avx512f avx512bw avx512vl"), 512),
-    Isa("avx2", _set("x86_64 i686"), _set("avx2"), 256),
-    Isa("sse4", _set("x86_64 i686"), _set("sse4.2 popcnt"), 128),
-    Isa("sse2", _set("x86_64 i686"), _set("sse2"), 128),
-    Isa("neon", _set("aarch64"), _set("neon"), 128),
-    Isa("neon32", _set("arm"), _set("neon"), 128),
+    Isa("avx512bw", words("x86_64 i686"), words("avx512f avx512bw avx512vl"), 512),
+    Isa("avx2", words("x86_64 i686"), words("avx2"), 256),
+    Isa("sse4", words("x86_64 i686"), words("sse4.2 popcnt"), 128),
+    Isa("sse2", words("x86_64 i686"), words("sse2"), 128),
+    Isa("neon", words("aarch64"), words("neon"), 128),
+    Isa("neon32", words("arm"), words("neon"), 128),
 )
 GENERIC = ("generic", 64)
 
@@ -124,60 +61,6 @@ class HostCpu(NamedTuple):
     features: frozenset[str]
 
 
-_OPERATING_SYSTEMS = re.compile(r"linux|windows|darwin|macosx?|ios|freebsd|netbsd|openbsd|none")
-
-
-def normalize_triple(triple: str) -> str:
-    """Return a triple with all its parts: LLVM misreads ``aarch64-linux-gnu`` as lacking an OS.
-
-    Examples
-    --------
-    >>> normalize_triple("aarch64-linux-gnu")
-    'aarch64-unknown-linux-gnu'
-    """
-    arch, *rest = triple.split("-")
-    if rest and not _OPERATING_SYSTEMS.match(rest[0]):
-        vendor, rest = rest[0], rest[1:]
-    else:
-        vendor = "unknown"
-    rest = rest or ["linux"]
-    if rest == ["linux"]:
-        rest = ["linux", "gnueabihf" if family_of(arch).name == "arm" else "gnu"]
-    if rest[0] == "linux":
-        vendor = "unknown"  # pc, conda and redhat mean the same
-    return "-".join([arch, vendor, *rest])
-
-
-def link_triple(triple: str) -> str:
-    """Return a normalised triple as cross compilers are named: ``aarch64-linux-gnu``."""
-    arch, vendor, *rest = triple.split("-")
-    family = family_of(arch)
-    arch = arch if family is _OTHER else family.name
-    return "-".join([arch, *([] if vendor == "unknown" else [vendor]), *rest])
-
-
-def family_of(triple: str) -> Family:
-    """Return the family that a triple belongs to.
-
-    Raises
-    ------
-    TargetError
-        When LLVM has no such architecture; asking it about one crashes the process.
-    """
-    arch = triple.partition("-")[0]
-    for family in FAMILIES:
-        if re.fullmatch(family.arch, arch):
-            return family
-    others = [str(name) for name in codegen.llvm_get_targets()]
-    if arch in others:
-        return _OTHER
-    known = ["x86_64", "aarch64", "armv7l", "i686", *others]
-    raise TargetError(
-        f"-mtriple={triple} has the unknown architecture {arch!r}"
-        f"{near(arch, known)}; triples look like aarch64-linux-gnu"
-    )
-
-
 def find_cpu(mcpu: str) -> str | None:
     """Return the triple that a bare CPU name stands for, None when nothing knows the CPU.
 
@@ -187,13 +70,13 @@ def find_cpu(mcpu: str) -> str | None:
     if mcpu.startswith("apple-") and "apple" not in host:
         triples = ["aarch64-apple-macos"]
     else:
-        triples = [host, *(family.triple for family in _AUTOMATIC)]
+        triples = [host, *(family.triple for family in AUTOMATIC)]
     return next((triple for triple in triples if codegen.llvm_is_valid_cpu(mcpu, triple)), None)
 
 
 def known_cpus(triple: str | None = None) -> list[str]:
     """Return the CPUs that LLVM lists for a triple, or for all triples that a bare CPU can mean."""
-    triples = [triple] if triple else [family.triple for family in _AUTOMATIC]
+    triples = [triple] if triple else [family.triple for family in AUTOMATIC]
     names: set[str] = set()
     for each in triples:
         family_of(each)
@@ -252,12 +135,6 @@ def check_possible(triple: str, mcpu: str, features: frozenset[str], source: str
             f"the target {source} cannot be compiled for: {mcpu} is a microcontroller; "
             "xnortvm needs a Cortex-A class CPU"
         )
-
-
-def that_matter(triple: str, features: frozenset[str]) -> frozenset[str]:
-    """Return the features that a compiler uses unasked."""
-    matters = re.compile(family_of(triple).matters)
-    return frozenset(name for name in features if matters.fullmatch(name))
 
 
 def isa_of(triple: str, features: frozenset[str]) -> tuple[str, int]:

@@ -11,8 +11,9 @@ import shlex
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
-from xnortvm._cpus import find_cpu, host_triple, normalize_triple
+from xnortvm._cpus import find_cpu, host_triple
 from xnortvm._presets import LISTING, PRESETS
+from xnortvm._triples import normalize_triple
 from xnortvm._tvm import TvmTarget, target_tags
 from xnortvm.errors import TargetError, near
 

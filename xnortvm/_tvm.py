@@ -2,8 +2,7 @@
 """The one place that knows which TVM this is written for.
 
 Other modules take TVM's names from here. When the pin moves, this file moves and the others do
-not. Importing it checks the versions of the installed packages *before* TVM is loaded (a wrong
-`apache-tvm-ffi` crashes the process instead of raising) and quietens TVM's own logging.
+not. What running a model needs is in `xnortvm._tvm_runtime`, which checks the versions.
 
 ``xnortvm.*`` modules log through ``logging.getLogger("xnortvm")``.
 """
@@ -11,100 +10,48 @@ not. Importing it checks the versions of the installed packages *before* TVM is 
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
-import logging
-import re
-from typing import Any, NamedTuple
+from typing import Any
 
-from xnortvm.errors import MissingDependencyError, VersionError
-
-
-class Pin(NamedTuple):
-    """Accepted versions of one package: ``low <= version < below``, by release numbers."""
-
-    package: str
-    low: tuple[int, ...]
-    below: tuple[int, ...]
-    install: str
-    why: str
-
-
-PINS = (
-    Pin(
-        "apache-tvm",
-        (0, 27),
-        (0, 28),
-        "apache-tvm==0.27.0.post1",
-        "TVM renames its Python modules from release to release",
-    ),
-    Pin(
-        "apache-tvm-ffi",
-        (0, 1, 14),
-        (0, 1, 15),
-        "apache-tvm-ffi>=0.1.14.post0,<0.1.15",
-        "0.1.15 crashes the process when TVM saves a module or tensorizes a loop",
-    ),
+from xnortvm._tvm_runtime import (
+    PINS,
+    RUNTIME_ONLY,
+    Pin,
+    VirtualMachine,
+    check_versions,
+    installed_version,
+    release,
+    runtime,
+    tvm,
+    tvm_ffi,
 )
+from xnortvm.errors import MissingDependencyError
 
+if RUNTIME_ONLY:
+    raise MissingDependencyError(
+        "compiling needs TVM's compiler library, and this is TVM's runtime alone (libtvm_compiler "
+        "is missing, or TVM_USE_RUNTIME_LIB=1 leaves it out); compile on another machine and call "
+        "xnortvm.load here, or install apache-tvm again"
+    )
 
-def release(version: str) -> tuple[int, ...]:
-    """Return the release numbers of a version: ``"0.1.14.post1"`` gives ``(0, 1, 14)``."""
-    match = re.match(r"\d+(\.\d+)*", version)
-    return tuple(int(number) for number in match.group().split(".")) if match else ()
-
-
-def installed_version(package: str) -> str | None:
-    """Return the installed version of a distribution, None when it is not installed."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def check_versions() -> None:
-    """Refuse versions of TVM that are known not to work.
-
-    Raises
-    ------
-    VersionError
-        With the command that installs a version that works.
-    """
-    for pin in PINS:
-        found = installed_version(pin.package)
-        if found is None:
-            raise VersionError(f'{pin.package} is not installed; run: pip install "{pin.install}"')
-        if not pin.low <= release(found) < pin.below:
-            raise VersionError(
-                f"{pin.package} {found} is installed and xnortvm needs {pin.install} "
-                f'({pin.why}); run: pip install "{pin.install}"'
-            )
-
-
-check_versions()
-logging.getLogger("tvm").setLevel(logging.WARNING)
-
-import tvm  # noqa: E402
-import tvm_ffi  # noqa: E402
-from tvm import ir, relax, runtime, s_tir, te, tirx, topi  # noqa: E402
-from tvm.ir import IRModule, PointerType, PrimType  # noqa: E402
-from tvm.ir import transform as ir_transform  # noqa: E402
-from tvm.ir.instrument import DumpIR, PassTimingInstrument  # noqa: E402
-from tvm.ir.utils import derived_object  # noqa: E402
-from tvm.relax import (  # noqa: E402
+from tvm import ir, relax, s_tir, te, tirx, topi
+from tvm.ir import IRModule, PointerType, PrimType
+from tvm.ir import transform as ir_transform
+from tvm.ir.instrument import DumpIR, PassTimingInstrument
+from tvm.ir.utils import derived_object
+from tvm.relax import (
     BlockBuilder,
     PyExprMutator,
     PyExprVisitor,
     ShapeType,
     TensorType,
     TupleType,
-    VirtualMachine,
     VMExecutable,
     dpl,
 )
-from tvm.relax import transform as relax_transform  # noqa: E402
-from tvm.relax.expr_functor import mutator, visitor  # noqa: E402
-from tvm.s_tir import Schedule, ScheduleError, TensorIntrin  # noqa: E402
-from tvm.target import codegen  # noqa: E402
+from tvm.relax import transform as relax_transform
+from tvm.relax.expr_functor import mutator, visitor
+from tvm.s_tir import Schedule, ScheduleError, TensorIntrin
+from tvm.target import codegen
 
 TvmTarget = tvm.target.Target
 

@@ -19,6 +19,7 @@ from typing import Any
 from xnortvm import _cpus
 from xnortvm._presets import PRESETS, Preset
 from xnortvm._target_spec import Spec, parse
+from xnortvm._triples import family_of, link_triple, normalize_triple, that_matter
 from xnortvm._tvm import TvmTarget, cuda_capability
 from xnortvm.errors import TargetError, near
 
@@ -183,7 +184,7 @@ def targets() -> dict[str, Preset]:
 
 def cpus(triple: str | None = None) -> list[str]:
     """Return the names that ``-mcpu=`` accepts, for one triple or for x86-64, aarch64 and armv7."""
-    return _cpus.known_cpus(_cpus.normalize_triple(triple) if triple else None)
+    return _cpus.known_cpus(normalize_triple(triple) if triple else None)
 
 
 def _resolve_llvm(spec: Spec, num_threads: int) -> Target:
@@ -196,10 +197,10 @@ def _resolve_llvm(spec: Spec, num_threads: int) -> Target:
     if triple.endswith("hf"):
         options.setdefault("mfloat-abi", "hard")  # GNU ld refuses objects that do not say so
 
-    features = _cpus.that_matter(triple, everything)
+    features = that_matter(triple, everything)
     isa, vector_bits = _cpus.isa_of(triple, features)
     host = _cpus.host_cpu()
-    foreign = _cpus.link_triple(triple) != _cpus.link_triple(host.triple)
+    foreign = link_triple(triple) != link_triple(host.triple)
     options.update({"mtriple": triple, "mcpu": mcpu})
     options.update({"mattr": list(mattr)} if mattr else {})
     name = _name("llvm", options)
@@ -215,7 +216,7 @@ def _resolve_llvm(spec: Spec, num_threads: int) -> Target:
         vector_bits=vector_bits,
         num_threads=num_threads,
         is_host=not foreign and features <= host.features,
-        link=_cpus.link_triple(triple) if foreign else None,
+        link=link_triple(triple) if foreign else None,
         tvm=TvmTarget({"kind": "llvm", **options, "num-cores": num_threads}),
     )
 
@@ -230,8 +231,8 @@ def _cpu_of(spec: Spec) -> tuple[str, str, tuple[str, ...]]:
     mattr = spec.options.get("mattr", ())
     host = _cpus.host_cpu()
     if mtriple is not None:
-        triple = _cpus.normalize_triple(mtriple)
-        return triple, mcpu or _cpus.family_of(triple).mcpu, mattr
+        triple = normalize_triple(mtriple)
+        return triple, mcpu or family_of(triple).mcpu, mattr
     if mcpu is None:
         return host.triple, host.mcpu, (*host.mattr, *mattr)
     found = _cpus.find_cpu(mcpu)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xnortvm._tvm import runtime, tvm_ffi
+from xnortvm._tvm_runtime import runtime, tvm_ffi
 from xnortvm.errors import InputError, near
 from xnortvm.runtime.interface import TensorSpec
 

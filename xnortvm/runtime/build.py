@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from xnortvm._tvm import IRModule, ir_transform, relax, relax_transform
 from xnortvm.errors import CompileError, XnortvmError
-from xnortvm.runtime.interface import Interface, interface_of, may_alias
+from xnortvm.runtime.interface import Interface
 from xnortvm.runtime.link import link
+from xnortvm.runtime.signature import interface_of, may_alias
 
 if TYPE_CHECKING:
     from xnortvm.frontend.imported import Batch

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xnortvm._tvm import installed_version, release
+from xnortvm._tvm_runtime import installed_version, release
 from xnortvm.errors import ModelError, OutputError, VersionError
 
 FORMAT = 1

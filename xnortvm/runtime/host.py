@@ -6,8 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xnortvm import _cpus
+from xnortvm._triples import link_triple
+from xnortvm._tvm_runtime import RUNTIME_ONLY
 from xnortvm.errors import TargetError
+from xnortvm.runtime import board
 
 if TYPE_CHECKING:
     from xnortvm.target import Target
@@ -58,16 +60,25 @@ def check_host(machine: Machine, what: str) -> None:
     TargetError
         With what is missing.
     """
-    host = _cpus.host_cpu()
-    needs, has = _cpus.link_triple(machine.triple), _cpus.link_triple(host.triple)
+    triple, missing = _here(machine)
+    needs, has = link_triple(machine.triple), link_triple(triple)
     if needs != has:
         raise TargetError(
             f"{what}, which means {needs}, and this machine is {has}; "
             "compile the model for this machine or load the file on the other one"
         )
-    missing = [name for name in machine.features if name not in host.features]
     if missing:
         raise TargetError(
             f"{what}, which needs the CPU features {', '.join(missing)} that this machine lacks; "
             "compile the model for this machine"
         )
+
+
+def _here(machine: Machine) -> tuple[str, list[str]]:
+    """Return this machine's triple, and what it lacks of the features that code needs."""
+    if RUNTIME_ONLY:
+        return board.triple(), board.missing_features(machine.features)
+    from xnortvm import _cpus
+
+    host = _cpus.host_cpu()
+    return host.triple, [name for name in machine.features if name not in host.features]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xnortvm._tvm import VirtualMachine, runtime, tvm
+from xnortvm._tvm_runtime import VirtualMachine, runtime, tvm
 from xnortvm.errors import CompileError, MissingDependencyError, ModelError
 from xnortvm.runtime import arguments, bundle
 from xnortvm.runtime import trace as tracing

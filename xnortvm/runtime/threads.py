@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import threading
 
-from xnortvm._tvm import tvm_ffi
+from xnortvm._tvm_runtime import tvm_ffi
 
 _BIG_CORES = 1
 _current = threading.local()

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from xnortvm._tvm import runtime, tvm_ffi
+from xnortvm._tvm_runtime import runtime, tvm_ffi
 
 _BUILTIN = "vm."
 # What the virtual machine understands as answers of an instrument.

@@ -18,8 +18,9 @@ from xnortvm.graph.dataflow import Graph, op_name
 from xnortvm.ops.stem_conv2d import NAME as STEM_CONV2D
 from xnortvm.ops.stem_conv2d import ROUNDING
 from xnortvm.report import Report, Verification
-from xnortvm.runtime.interface import TensorSpec, inputs_of
+from xnortvm.runtime.interface import TensorSpec
 from xnortvm.runtime.module import CompiledModel
+from xnortvm.runtime.signature import inputs_of
 from xnortvm.verify import data
 from xnortvm.verify.bounds import NOISE, bound_of, described, difference, largest
 from xnortvm.verify.expose import Exposed
