@@ -142,3 +142,11 @@ def build(spec: Spec) -> tuple[Network, Build]:
 
 
 Args = dict[str, Any]
+
+
+def is_map(value: Value) -> bool:
+    return value.tensor.dim() in (3, 4)
+
+
+def any_value(value: Value) -> bool:
+    return value.tensor.dim() >= 2

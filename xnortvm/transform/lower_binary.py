@@ -43,6 +43,7 @@ from xnortvm.patterns import (
 )
 from xnortvm.report import LayerRow, Report
 from xnortvm.transform.groups import join_groups
+from xnortvm.transform.packed_signs import PackedSigns
 
 Array = np.ndarray[Any, Any]
 
@@ -87,7 +88,7 @@ class LowerBinary:
 
     def __call__(self, mod: IRModule) -> IRModule:
         """Return the module with its binary layers lowered."""
-        self.packed: dict[tuple[Any, int, str], Any] = {}
+        self.bits = PackedSigns()
         return rebuild(mod, self._visit)
 
     def _visit(self, builder: Builder, var: Any, call: Any) -> Any:
@@ -120,16 +121,6 @@ class LowerBinary:
         shift = match.weights.offset * np.float32(match.activations.scale * factor)
         rank_one = builder.emit(relax.op.multiply(sums, const(shift)))
         return relax.op.add(value, rank_one)
-
-    def pack(self, builder: Builder, var: Any, groups: int, zero: str) -> Any:
-        """Emit the packed bits of two-valued activations, once for all their users.
-
-        `zero` is what the 0 of a torch.sign counts as, see `xnortvm.ops.bitpack`.
-        """
-        key = (var, groups, zero)
-        if key not in self.packed:
-            self.packed[key] = _pack(self, builder, var, groups, zero)
-        return self.packed[key]
 
     def _add_row(self, builder: Builder, var: Any, call: Any, match: Any) -> LayerRow:
         name = layer_name(call, str(var.name))
@@ -186,71 +177,6 @@ def describe(name: str, var: Any, call: Any) -> LayerRow:
     return row
 
 
-def _pack(state: LowerBinary, builder: Builder, var: Any, groups: int, zero: str) -> Any:
-    """Packed bits of a ±1 value, computed on bits as far up as possible."""
-    call = builder.producer(var)
-    name = op_name(call)
-    if name == "relax.xnortvm.sign":
-        own = str(call.attrs["zero"])
-        bits = ops.bitpack(call.args[0], groups=groups, zero=zero if own == "0" else own)
-        return builder.emit(bits, f"{var.name}_bits")
-    if name == "relax.nn.max_pool2d" and str(call.attrs.layout) == "NHWC":
-        pooled = ops.bmaxpool2d(
-            state.pack(builder, call.args[0], groups, zero),
-            pool_size=[int(p) for p in call.attrs.pool_size],
-            strides=[int(s) for s in call.attrs.strides],
-            padding=[int(p) for p in call.attrs.padding],
-            dilation=[int(d) for d in call.attrs.dilation],
-            ceil_mode=bool(call.attrs.ceil_mode),
-        )
-        return builder.emit(pooled, f"{var.name}_bits")
-    if name == "relax.reshape":
-        before, after = shape_of(call.args[0]), shape_of(var)
-        if before and after and _keeps_words(before, after, groups):
-            bits = state.pack(builder, call.args[0], groups, zero)
-            words = prod(shape_of(bits) or ()) // prod(after[:-1])
-            return builder.emit(relax.op.reshape(bits, (*after[:-1], words)), f"{var.name}_bits")
-    move = _MOVES.get(name)
-    if move is not None and (before := shape_of(call.args[0])) and (after := shape_of(var)):
-        bits = state.pack(builder, call.args[0], groups, zero)
-        shape = (*after[:-1], (shape_of(bits) or ())[-1])
-        moved = move(call, bits, shape) if len(before) == len(after) else None
-        if moved is not None and before[-1] == after[-1]:
-            return builder.emit(moved, f"{var.name}_bits")
-    return builder.emit(ops.bitpack(var, groups=groups, zero=zero), f"{var.name}_bits")
-
-
-def _repeated(_: Any, bits: Any, shape: tuple[int, ...]) -> Any:
-    return relax.op.broadcast_to(bits, shape)
-
-
-def _taken(call: Any, bits: Any, shape: tuple[int, ...]) -> Any:
-    axis = int(call.attrs.axis) % len(shape)
-    return relax.op.take(bits, call.args[1], axis) if axis < len(shape) - 1 else None
-
-
-def _sliced(call: Any, bits: Any, shape: tuple[int, ...]) -> Any:
-    axes = [int(axis) % len(shape) for axis in call.args[1].fields]
-    if len(shape) - 1 in axes:
-        return None
-    return ir.Call(call.op, [bits, *call.args[1:]], call.attrs, call.ty_args)
-
-
-#: Operators that move whole pixels, and so words: from call, packed input and shape to the call
-#: on bits, None where they touch the channels.
-_MOVES: dict[str, Callable[[Any, Any, tuple[int, ...]], Any]] = {
-    "relax.broadcast_to": _repeated,
-    "relax.take": _taken,
-    "relax.strided_slice": _sliced,
-}
-
-
-def _keeps_words(before: tuple[int, ...], after: tuple[int, ...], groups: int) -> bool:
-    """Whether a reshape moves whole words: the channels stay, or fill their words."""
-    whole = before[-1] % ops.WORD == 0 and after[-1] % ops.WORD == 0 and groups == 1
-    return whole or before[-1] == after[-1]
-
-
 #: What a lowering returns: from what zeros count as to the call of the packed operator.
 Layer = Callable[[str], Any]
 
@@ -268,7 +194,7 @@ def _conv2d(
     signs, groups = join_groups(match.weights.signs, int(call.attrs.groups))
     weights, table = const(ops.pack_weights(signs)), const(base)
     return lambda zero: ops.bconv2d(
-        state.pack(builder, match.activations.var, _packing(x_shape[3], groups), zero),
+        state.bits.pack(builder, match.activations.var, _packing(x_shape[3], groups), zero),
         weights,
         table,
         channels=x_shape[3],
@@ -287,7 +213,7 @@ def _conv2d_sums(state: LowerBinary, builder: Builder, call: Any, match: BinaryC
     groups = int(call.attrs.groups)
     outputs, *kernel, _ = match.weights.signs.shape
     return lambda zero: ops.bsum2d(
-        state.pack(builder, match.activations.var, _packing(x_shape[3], groups), zero),
+        state.bits.pack(builder, match.activations.var, _packing(x_shape[3], groups), zero),
         channels=x_shape[3],
         outputs=outputs,
         kernel=kernel,
@@ -313,7 +239,7 @@ def _dense(
     share = const((ratio * signs.sum(axis=1)).astype(np.int32))
 
     def lower(zero: str) -> Any:
-        rows = state.pack(builder, match.activations.var, 1, zero)
+        rows = state.bits.pack(builder, match.activations.var, 1, zero)
         if len(lead) != 1:
             rows = builder.emit(relax.op.reshape(rows, (prod(lead), ops.words(signs.shape[1]))))
         acc = ops.bdense(rows, weights, channels=signs.shape[1], layer=layer)
@@ -332,7 +258,7 @@ def _dense_sums(state: LowerBinary, builder: Builder, _: Any, match: BinaryDense
     lead = (shape_of(match.activations.var) or ())[:-1]
 
     def lower(zero: str) -> Any:
-        rows = state.pack(builder, match.activations.var, 1, zero)
+        rows = state.bits.pack(builder, match.activations.var, 1, zero)
         pixels = builder.emit(relax.op.reshape(rows, (prod(lead), 1, 1, ops.words(inputs))))
         sums = ops.bsum2d(
             pixels,
