@@ -162,7 +162,7 @@ def _threads(args: argparse.Namespace) -> Iterator[Finding]:
 def _compiler(args: argparse.Namespace) -> Iterator[Finding]:
     from xnortvm.runtime.link import find_linker
 
-    yield Finding("C compiler", OK, " ".join(find_linker()))
+    yield Finding("C compiler", OK, " ".join(find_linker().command))
 
 
 def _gpu(args: argparse.Namespace) -> Iterator[Finding]:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import importlib.util
+import logging
 import os
 import shlex
 import shutil
@@ -14,42 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from xnortvm.errors import CompileError, MissingDependencyError
+from xnortvm.runtime.cross_link import Linker, check_library, find_cross_linkers
 from xnortvm.runtime.noise import without_noise
+
+log = logging.getLogger("xnortvm")
 
 # Tried in this order when $CC is not set.
 LINKERS = ("cc", "gcc", "clang")
-# No build id: equal objects give equal libraries. No debug sections: a tenth of ResNet-18's file.
-LINK_FLAGS = ("-shared", "-fPIC", "-Wl,--build-id=none", "-Wl,-S")
-LINK_FLAGS_LLD = ("-shared", "--build-id=none", "-S")
-LINK_FLAGS_MACOS = ("-dynamiclib", "-undefined", "dynamic_lookup", "-Wl,-no_uuid", "-Wl,-S")
+_MACOS = ("-dynamiclib", "-undefined", "dynamic_lookup", "-Wl,-no_uuid", "-Wl,-S")
 
 
-def find_cross_linker(triple: str) -> list[str]:
-    """Return the command that links for another machine: a cross gcc, lld, or zig.
-
-    Parameters
-    ----------
-    triple : str
-        Such as ``"aarch64-linux-gnu"`` (`Target.link`).
-
-    Raises
-    ------
-    MissingDependencyError
-        When there is none; says which command installs one without root.
-    """
-    for command in ([f"{triple}-gcc"], ["ld.lld"]):
-        path = shutil.which(command[0])
-        if path:
-            return [path]
-    if importlib.util.find_spec("ziglang") is not None:
-        return [sys.executable, "-m", "ziglang", "cc", "-target", triple]
-    raise MissingDependencyError(
-        f"saving a model for {triple} needs a cross linker and neither {triple}-gcc, ld.lld nor "
-        'zig was found; run: pip install "xnortvm[cross]"'
-    )
-
-
-def find_linker() -> list[str]:
+def find_linker() -> Linker:
     """Return the command of the C compiler that links, from ``$CC`` or the search path.
 
     Raises
@@ -61,7 +36,7 @@ def find_linker() -> list[str]:
     if named:
         command = shlex.split(named)
         if shutil.which(command[0]):
-            return command
+            return _here(command)
         raise MissingDependencyError(
             f"the environment variable CC names {command[0]!r}, which cannot be run; "
             "unset it or name an installed C compiler"
@@ -69,7 +44,7 @@ def find_linker() -> list[str]:
     for name in LINKERS:
         path = shutil.which(name)
         if path:
-            return [path]
+            return _here([path])
     raise MissingDependencyError(
         f"saving a model needs a C compiler to link with and none of {', '.join(LINKERS)} was "
         "found; install one (Debian, Ubuntu: sudo apt install gcc) or name one in CC"
@@ -90,22 +65,45 @@ def link(executable: Any, triple: str | None = None) -> bytes:
     MissingDependencyError
         When there is no C compiler.
     CompileError
-        When linking fails.
+        When linking fails, or gives a library that the machine it is for could not load.
     """
-    linker = find_cross_linker(triple) if triple else find_linker()
-    bare = linker[0].endswith("ld.lld")  # lld itself, without a C compiler before it
-    here = LINK_FLAGS_MACOS if sys.platform == "darwin" and not triple else LINK_FLAGS
-    flags: tuple[str, ...] = LINK_FLAGS_LLD if bare else here
-    libraries = () if bare else ("-lm",)
+    if triple is None:
+        return _link(executable, find_linker())
+    *others, last = find_cross_linkers(triple)
+    for linker in others:
+        try:
+            return _link_checked(executable, linker, triple)
+        except CompileError as error:
+            log.info("trying the next linker: %s", error)
+    return _link_checked(executable, last, triple)
+
+
+def _here(command: list[str]) -> Linker:
+    return Linker(tuple(command), _MACOS) if sys.platform == "darwin" else Linker(tuple(command))
+
+
+def _link_checked(executable: Any, linker: Linker, triple: str) -> bytes:
+    library = _link(executable, linker)
+    check_library(library, triple, linker.command[0])
+    return library
+
+
+def _link(executable: Any, linker: Linker) -> bytes:
+    program, *_ = linker.command
 
     def run(output: str, objects: list[str], **_: Any) -> None:
-        folder = Path(output).parent
-        command = [*linker, *flags, "-o", output, *sorted(objects), *libraries]
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+        command = [*linker.command, *linker.flags, "-o", output, *sorted(objects)]
+        done = subprocess.run(
+            [*command, *linker.libraries],
+            cwd=Path(output).parent,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
         if done.returncode != 0:
             said = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise CompileError(
-                f"{linker[0]} could not link the library: {said[-1] if said else 'no message'}"
+                f"{program} could not link the library: {said[-1] if said else 'no message'}"
             )
 
     with tempfile.TemporaryDirectory(prefix="xnortvm-link-") as folder:
