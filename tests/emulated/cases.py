@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from tests.emulated.image import INPUT, OUTPUT, Program
 from tests.emulated.networks import network
 from tests.ops.kernel_cases import (
     EPILOGUES,
@@ -28,6 +27,7 @@ from xnortvm.ops.bmaxpool2d import bmaxpool2d_te
 from xnortvm.schedules import schedule_function
 from xnortvm.schedules.isa import Isa, isa_of
 from xnortvm.target import Target
+from xnortvm.tools.emulation.program import INPUT, OUTPUT, Program
 
 CHANNELS = (31, 64, 65, 128, 300)
 

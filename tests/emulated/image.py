@@ -6,14 +6,14 @@ from __future__ import annotations
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+from xnortvm.tools.emulation import needs
+from xnortvm.tools.emulation.program import Program
+from xnortvm.tools.emulation.program import tables as program_tables
 
 HERE = Path(__file__).parent
-ALIGNMENT = 64
 
 # Without the vector registers, so that nothing but the kernels uses them.
 COMPILE = ["gcc", "-c", "-O2", "-Wall", "-ffreestanding", "-fno-pic", "-fno-stack-protector"]
@@ -22,40 +22,6 @@ LINK = ["ld", "-nostdlib", "--build-id=none", "--orphan-handling=error"]
 
 #: A disk of whole cylinders, which is how the emulator's BIOS counts.
 CYLINDER = 16 * 63 * 512
-
-TYPE_CODES = {"i": 0, "u": 1, "f": 2}
-INPUT, OUTPUT, SCRATCH = "INPUT", "OUTPUT", "SCRATCH"
-
-
-@dataclass
-class Slot:
-    """One array of a program: what an input is, what an output must be, a scratch's shape."""
-
-    role: str
-    value: np.ndarray[Any, Any]
-
-
-@dataclass
-class Program:
-    """Kernels that run one after the other on arrays they share.
-
-    Attributes
-    ----------
-    name : str
-        For people.
-    slots : list of Slot
-    calls : list of (str, list of int)
-        Name of a kernel and the slots that are its arguments, in order.
-    """
-
-    name: str
-    slots: list[Slot] = field(default_factory=list)
-    calls: list[tuple[str, list[int]]] = field(default_factory=list)
-
-    def add(self, role: str, value: np.ndarray[Any, Any]) -> int:
-        """Add an array and return the number of its slot."""
-        self.slots.append(Slot(role, np.ascontiguousarray(value)))
-        return len(self.slots) - 1
 
 
 def make_image(programs: Sequence[Program], library: Any, folder: Path) -> Path:
@@ -74,10 +40,11 @@ def make_image(programs: Sequence[Program], library: Any, folder: Path) -> Path:
     path
         Of the disk.
     """
-    for name in ("start.S", "machine.c", "machine.h", "image.ld"):
+    for name in ("start.S", "machine.c", "image.ld"):
         shutil.copy(HERE / name, folder)
+    shutil.copy(needs.HERE / "programs.h", folder)
     library.mod.write_to_file(str(folder / "kernels.o"), "o")
-    tables, blob = _tables(programs)
+    tables, blob = program_tables(programs)
     (folder / "tables.c").write_text(tables)
     (folder / "blob.bin").write_bytes(blob)
     sources = ("start.S", "machine.c", "tables.c")
@@ -115,39 +82,3 @@ def _do(folder: Path, *command: str) -> None:
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-
-
-def _tables(programs: Sequence[Program]) -> tuple[str, bytes]:
-    """Return the C source of the tables and the contents of inputs and expected outputs."""
-    lines = ['#include "machine.h"']
-    blob = bytearray()
-    kernels = sorted({kernel for program in programs for kernel, _ in program.calls})
-    lines += [f"extern Kernel __tvm_ffi_{kernel};" for kernel in kernels]
-    for number, program in enumerate(programs):
-        lines.append(f"static const Array arrays{number}[] = {{")
-        for slot in program.slots:
-            lines.append(_array(slot, len(blob)))
-            if slot.role != SCRATCH:
-                blob += slot.value.tobytes()
-                blob += bytes(-len(blob) % ALIGNMENT)
-        lines.append("};")
-        calls = []
-        for kernel, slots in program.calls:
-            listed = ", ".join(map(str, slots))
-            calls.append(f"  {{__tvm_ffi_{kernel}, {len(slots)}, (const int32_t[]){{{listed}}}}},")
-        lines += [f"static const Call calls{number}[] = {{", *calls, "};"]
-    lines.append("const Program programs[] = {")
-    lines += [
-        f"  {{{len(program.slots)}, {len(program.calls)}, arrays{i}, calls{i}}},"
-        for i, program in enumerate(programs)
-    ]
-    lines += ["};", f"const int32_t program_count = {len(programs)};", ""]
-    return "\n".join(lines), bytes(blob)
-
-
-def _array(slot: Slot, offset: int) -> str:
-    value = slot.value
-    shape = ", ".join(map(str, value.shape))
-    code, bits = TYPE_CODES[value.dtype.kind], 8 * value.dtype.itemsize
-    numbers = f"{code}, {bits}, {value.ndim}, {{{shape}}}, {value.nbytes}u, {offset}u"
-    return f"  {{{slot.role}, {numbers}}},"

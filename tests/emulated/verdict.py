@@ -9,7 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tests.emulated.image import Program, symbol_at
+from tests.emulated.image import symbol_at
+from xnortvm.tools.emulation.program import Program
+from xnortvm.tools.emulation.run import writer
 
 #: Of the exceptions of an x86 CPU those that a kernel can cause.
 EXCEPTIONS = {0: "division", 6: "unknown instruction", 13: "misaligned access", 14: "page fault"}
@@ -61,13 +63,13 @@ def _wrong(program: Program, numbers: Sequence[int], folder: Path) -> str:
     found, expected = (np.array(bits, unsigned).view(value.dtype).item() for bits in (got, wanted))
     at = tuple(int(i) for i in np.unravel_index(first, value.shape))
     return (
-        f"{count} of {value.size} elements of {_writer(program, slot)} are wrong, "
+        f"{count} of {value.size} elements of {writer(program, slot)} are wrong, "
         f"the first at {at}: {found} instead of {expected}"
     )
 
 
 def _stray(program: Program, numbers: Sequence[int], folder: Path) -> str:
-    return f"something was written beside {_writer(program, numbers[0])}"
+    return f"something was written beside {writer(program, numbers[0])}"
 
 
 def _error(program: Program, numbers: Sequence[int], folder: Path) -> str:
@@ -82,14 +84,6 @@ def _exception(program: Program, numbers: Sequence[int], folder: Path) -> str:
 
 def _full(program: Program, numbers: Sequence[int], folder: Path) -> str:
     return "the arrays do not fit the emulated memory"
-
-
-def _writer(program: Program, slot: int) -> str:
-    """Name a slot by the kernel that writes it."""
-    for kernel, slots in program.calls:
-        if slot in slots:
-            return f"argument {slots.index(slot)} of {kernel}"
-    return f"slot {slot}"
 
 
 _READERS = {

@@ -1,15 +1,33 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tables of what an image runs; tables.c, which image.py writes, fills them. */
+/* Tables of programs; tables.c, which program.py writes, fills them. */
 #include <stdint.h>
 
 /* A value of TVM's calling convention; kind 7 is a pointer to a tensor. */
 typedef struct {
   int32_t kind;
   uint32_t padding;
-  void *pointer;
+  union {
+    void *pointer;
+    int64_t integer;
+  };
 } Value;
 
 typedef int Kernel(void *self, Value *arguments, int32_t count, Value *result);
+
+/* TVM's tensor. */
+typedef struct {
+  void *data;
+  struct {
+    int32_t type, id;
+  } device;
+  int32_t dimensions;
+  struct {
+    uint8_t code, bits;
+    uint16_t lanes;
+  } type;
+  int64_t *shape, *strides;
+  uint64_t offset;
+} Tensor;
 
 enum Role { INPUT, OUTPUT, SCRATCH };
 
@@ -20,6 +38,7 @@ typedef struct {
   int32_t dimensions;
   int64_t shape[8];
   uint64_t bytes, blob_offset;
+  int32_t view_of; /* the array whose data this is under another shape; -1: its own */
 } Array;
 
 typedef struct {

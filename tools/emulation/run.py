@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Programs → one executable that runs them in an emulated process → what they computed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xnortvm.errors import CompileError
+from xnortvm.target import Target
+from xnortvm.tools.emulation import needs
+from xnortvm.tools.emulation.profile import Caches, CallProfile, read_profile
+from xnortvm.tools.emulation.program import OUTPUT, Program, tables
+
+Array = np.ndarray[Any, Any]
+
+SIGNALS = {
+    4: "unknown instruction",
+    7: "misaligned access",
+    8: "division",
+    11: "access beside an array",
+}
+
+
+@dataclass
+class Ran:
+    """How a program went.
+
+    Attributes
+    ----------
+    complaint : str
+        What went wrong, "" when every kernel returned.
+    outputs : dict of int to ndarray
+        What the slots with the role `OUTPUT` and data of their own hold after it.
+    profiles : list of CallProfile
+        One for each call, when that was asked for.
+    """
+
+    complaint: str = "did not finish"
+    outputs: dict[int, Array] = field(default_factory=dict)
+    profiles: list[CallProfile] = field(default_factory=list)
+
+
+def emulate(
+    programs: Sequence[Program],
+    library: Any,
+    target: Target,
+    *,
+    caches: Caches | None = None,
+    limit_s: float = 3600.0,
+) -> list[Ran]:
+    """Run programs in qemu.
+
+    Parameters
+    ----------
+    programs : sequence of Program
+    library : tvm.runtime.Executable
+        Holds every kernel that the programs call.
+    target : Target
+        What the library was made for.
+    caches : Caches, optional
+        With them every call is profiled; it runs a second time for that, on warm caches. Without,
+        arrays lie between pages that a kernel must not touch.
+    limit_s : float
+        The emulator is stopped after so many seconds.
+
+    Returns
+    -------
+    list of Ran
+        One for each program.
+
+    Raises
+    ------
+    MissingDependencyError
+        When the emulator or a cross compiler is missing.
+    CompileError
+        When the programs cannot be linked, or the emulator itself fails.
+    """
+    machine = needs.machine_of(target.link)
+    qemu = needs.find_qemu(machine)
+    with tempfile.TemporaryDirectory(prefix="xnortvm-emulated-") as scratch:
+        folder = Path(scratch)
+        _link(programs, library, machine, folder)
+        profile = folder / "profile.txt"
+        command = [qemu]
+        if caches is not None:
+            command += ["-plugin", f"{needs.plugin(qemu)},out={profile},{caches.arguments}"]
+        mode = "guarded" if caches is None else "marked"
+        command += ["./driver", "blob.bin", "results.bin", mode]
+        lines, stopped = _run(command, folder, limit_s)
+        if not any(line.split()[:1] in (["ran"], ["done"]) for line in lines) and not any(
+            line.split()[0] in _READERS for line in lines if line.split()
+        ):
+            said = stopped or (lines[-1] if lines else "no message")
+            raise CompileError(f"{machine.qemu} ran nothing: {said}")
+        ran = _verdicts(lines, programs)
+        _outputs(ran, programs, (folder / "results.bin").read_bytes())
+        if caches is not None and profile.exists():
+            for call in read_profile(profile.read_text()):
+                ran[call.program].profiles.append(call)
+    return ran
+
+
+def _link(programs: Sequence[Program], library: Any, machine: needs.Machine, folder: Path) -> None:
+    for name in ("driver.c", "programs.h"):
+        shutil.copy(needs.HERE / name, folder)
+    library.mod.write_to_file(str(folder / "kernels.o"), "o")
+    source, blob = tables(programs)
+    (folder / "tables.c").write_text(source)
+    (folder / "blob.bin").write_bytes(blob)
+    command = needs.find_cross_compiler(machine)
+    sources = [str(folder / name) for name in ("driver.c", "tables.c", "kernels.o")]
+    needs.do([*command, "-O2", "-static", *sources, "-o", str(folder / "driver"), "-lm"])
+
+
+def _run(command: list[str], folder: Path, limit_s: float) -> tuple[list[str], str]:
+    """Return what was printed, and why the emulator stopped before its time."""
+    with subprocess.Popen(
+        command,
+        cwd=folder,
+        env={},  # it lies on the stack, whose place the caches would see
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            out, _ = process.communicate()
+            return out.splitlines(), f"stopped after {limit_s:.0f} s"
+    said = [line for line in err.splitlines() if line.strip()]
+    return out.splitlines(), said[-1] if said else ""
+
+
+def _verdicts(lines: Sequence[str], programs: Sequence[Program]) -> list[Ran]:
+    ran = [Ran() for _ in programs]
+    said = ""
+    for line in lines:
+        word, *rest = line.split() or [""]
+        if word == "said":
+            said = line.partition(" ")[2]
+        if word not in _READERS or not rest:
+            continue
+        index, *numbers = (int(number) for number in rest)
+        text = _READERS[word](programs[index], numbers)
+        ran[index].complaint = ": ".join(filter(None, (text, said)))
+        said = ""
+    return ran
+
+
+def _outputs(ran: Sequence[Ran], programs: Sequence[Program], results: bytes) -> None:
+    at = 0
+    for each, program in zip(ran, programs, strict=True):
+        if each.complaint:
+            continue
+        for index, slot in enumerate(program.slots):
+            if slot.role != OUTPUT or slot.view_of >= 0:
+                continue
+            found = np.frombuffer(results, slot.value.dtype, slot.value.size, at)
+            each.outputs[index] = found.reshape(slot.value.shape)
+            at += slot.value.nbytes
+
+
+def writer(program: Program, slot: int) -> str:
+    """Name a slot by the kernel that writes it."""
+    for kernel, slots in program.calls:
+        if slot in slots:
+            return f"argument {slots.index(slot)} of {kernel}"
+    return f"slot {slot}"
+
+
+def _stray(program: Program, numbers: Sequence[int]) -> str:
+    return f"something was written beside {writer(program, numbers[0])}"
+
+
+def _error(program: Program, numbers: Sequence[int]) -> str:
+    return f"{program.calls[numbers[0]][0]} returned an error"
+
+
+def _exception(program: Program, numbers: Sequence[int]) -> str:
+    call, number, address = numbers
+    name = SIGNALS.get(number, f"signal {number}")
+    return f"{name} in {program.calls[call][0]} (address {address:#x})"
+
+
+_READERS: dict[str, Callable[[Program, Sequence[int]], str]] = {
+    "ran": lambda program, numbers: "",
+    "stray": _stray,
+    "error": _error,
+    "exception": _exception,
+    "full": lambda program, numbers: "the arrays do not fit the memory",
+}
