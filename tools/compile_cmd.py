@@ -13,7 +13,12 @@ from xnortvm.errors import ModelError, OutputError
 from xnortvm.tools import model_arg
 from xnortvm.tools.outcome import Outcome
 
-HELP = "compile a model and save it for `xnortvm.load`"
+HELP = "compile a model and save it, as a file for `xnortvm.load` or as a folder for a board"
+
+_OUTPUT_HELP = (
+    "file to write, or with a / at the end (or if there is such a folder) a folder: the library, "
+    "example inputs with the expected outputs, and programs in C and C++"
+)
 
 _log = logging.getLogger("xnortvm.tools.compile")
 
@@ -21,7 +26,7 @@ _log = logging.getLogger("xnortvm.tools.compile")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     model_arg.add_arguments(parser)
-    parser.add_argument("-o", "--output", metavar="OUT", required=True, help="file to write")
+    parser.add_argument("-o", "--output", metavar="OUT", required=True, help=_OUTPUT_HELP)
     add_compile_arguments(parser)
     parser.add_argument("--dump-dir", metavar="DIR", help="write the module there after each phase")
 
@@ -51,23 +56,27 @@ def run(args: argparse.Namespace) -> Outcome:
     if model_arg.is_compiled(args.model):
         raise ModelError(f"{args.model} is compiled already; compile its .pt2 or .onnx file again")
     output = Path(args.output)
-    _check_writable(output)
+    folder = args.output.endswith(("/", os.sep)) or output.is_dir()
+    _check_writable(output, folder)
     target = resolve(args.target, num_threads=args.num_threads)
     source = model_arg.find_source(args)
     _log.info("compiling %s for %s (%s)", source.name, target.name, target.isa)
     start = time.perf_counter()
-    compiled = xnortvm.compile(
-        source.model,
-        target=args.target,
-        example_inputs=source.example_inputs,
-        num_threads=args.num_threads,
-        sign_zero=args.sign_zero,
-        stem=args.stem,
-        verify=args.verify,
-        dump_dir=args.dump_dir,
-    )
+    options = {
+        "example_inputs": source.example_inputs,
+        "num_threads": args.num_threads,
+        "sign_zero": args.sign_zero,
+        "stem": args.stem,
+        "verify": args.verify,
+    }
+    compiled = xnortvm.compile(source.model, target=args.target, dump_dir=args.dump_dir, **options)
     seconds = time.perf_counter() - start
-    compiled.save(output)
+    if folder:
+        from xnortvm.tools.example_data import find_example
+
+        compiled.save_folder(output, find_example(compiled, source, target, options))
+    else:
+        compiled.save(output)
     report = compiled.report.to_json()
     data = {
         "model": source.name,
@@ -81,12 +90,14 @@ def run(args: argparse.Namespace) -> Outcome:
     return Outcome(text, data)
 
 
-def _check_writable(path: Path) -> None:
+def _check_writable(path: Path, folder: bool) -> None:
     """Refuse an output path now, not after the minute that compiling may take."""
-    folder = path.absolute().parent
-    if path.is_dir():
-        raise OutputError(f"{path} cannot be written: it is a folder; name a file, as in net.xnor")
-    if not folder.is_dir():
-        raise OutputError(f"{path} cannot be written: the folder {folder} does not exist")
-    if not os.access(folder, os.W_OK):
-        raise OutputError(f"{path} cannot be written: the folder {folder} is not writable")
+    parent = path.absolute().parent
+    if folder:
+        from xnortvm.runtime.bundle import check_folder
+
+        check_folder(path)
+    if not parent.is_dir():
+        raise OutputError(f"{path} cannot be written: the folder {parent} does not exist")
+    if not os.access(parent, os.W_OK):
+        raise OutputError(f"{path} cannot be written: the folder {parent} is not writable")

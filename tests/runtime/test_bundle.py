@@ -119,8 +119,8 @@ def test_a_missing_file_is_named():
         load("nothing.xnor")
 
 
-def test_a_folder_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="cannot be read"):
+def test_a_folder_of_something_else_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="holds no manifest"):
         load(tmp_path)
 
 

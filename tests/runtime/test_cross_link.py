@@ -15,7 +15,7 @@ from xnortvm.errors import CompileError, MissingDependencyError
 from xnortvm.runtime import cross_link, link
 from xnortvm.runtime.build import Built, build
 from xnortvm.runtime.cross_link import GLIBC_LIMIT, check_library, find_cross_linkers
-from xnortvm.runtime.elf import Elf, read_elf
+from xnortvm.runtime.elf import Elf, glibc_of, read_elf
 from xnortvm.target import resolve
 
 from .conftest import one_input, relax_module
@@ -94,7 +94,7 @@ def test_zig_binds_to_the_glibc_that_it_is_told(tmp_path: Path):
         subprocess.run(command, check=True)
         library = made.read_bytes()
         assert read_elf(library).glibc == needed
-        assert cross_link.glibc_of(library) == ".".join(map(str, needed))
+        assert glibc_of(library) == ".".join(map(str, needed))
         if needed > GLIBC_LIMIT:
             with pytest.raises(CompileError, match=r"needs glibc 2\.29.*may have 2\.28.*2\.27"):
                 check_library(library, ARM64, "cross-gcc")

@@ -60,6 +60,11 @@ class FakeModel:
         Path(path).write_text("saved")
         return Path(path)
 
+    def save_folder(self, path: Path, example: Any) -> Path:
+        path.mkdir(exist_ok=True)
+        (path / "saved").write_text(f"bound {example.bound:g}")
+        return path
+
 
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:

@@ -116,3 +116,23 @@ def test_without_torch_networks_say_what_to_install(cli, fake, monkeypatch: pyte
     assert ran.status == 1
     assert 'pip install "xnortvm[torch]"' in ran.err
     assert cli("explain", "net.onnx").status == 0
+
+
+@pytest.mark.parametrize("existing", [False, True])
+def test_a_folder_gets_an_example_of_the_model(cli, fake, tmp_path: Path, existing: bool):
+    out = tmp_path / "out"
+    if existing:
+        out.mkdir()
+    ran = cli("compile", "lenet", "-o", str(out) if existing else f"{out}/", "--target", "rpi4")
+    assert ran.status == 0, ran.err
+    assert (out / "saved").read_text() == "bound 1e-05"
+    assert [options["target"] for _, _, options in fake] == ["rpi4", "llvm"]
+    assert "compiling lenet for this machine, which computes the expected outputs" in ran.err
+
+
+def test_a_folder_of_other_files_is_refused_before_compiling(cli, fake, tmp_path: Path):
+    (tmp_path / "thesis.tex").write_text("")
+    ran = cli("compile", "lenet", "-o", tmp_path)
+    assert ran.status == 1
+    assert "holds other files; name a new or an empty one" in ran.err
+    assert fake == []

@@ -66,6 +66,12 @@ def triple() -> str:
     return normalize_triple(f"{platform.machine()}-{system}")
 
 
+def glibc() -> str:
+    """Return the version of this machine's glibc, such as ``"2.36"``; empty without glibc."""
+    name, version = platform.libc_ver()
+    return version if name == "glibc" else ""
+
+
 def missing_features(features: tuple[str, ...]) -> list[str]:
     """Return those of some features, by LLVM's names, that this CPU is known to lack.
 

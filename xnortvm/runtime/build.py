@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from xnortvm._tvm import IRModule, ir_transform, relax, relax_transform
 from xnortvm.errors import CompileError, XnortvmError
 from xnortvm.runtime.interface import Interface
-from xnortvm.runtime.link import link
+from xnortvm.runtime.link import link, objects
 from xnortvm.runtime.signature import interface_of, may_alias
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Built:
             When there is no C compiler to link with.
         """
         return link(self.executable, self.target.link)
+
+    @cached_property
+    def objects(self) -> dict[str, bytes]:
+        """The object files that the library is linked from, for linking into a program."""
+        return objects(self.executable)
 
 
 def lowering_passes() -> list[Any]:

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The ``.xnor`` file: one zip archive with library, report and manifest.
+"""A saved model: a ``.xnor`` file (one zip archive) or a folder, with library, report and manifest.
 
 The manifest holds names, shapes, dtypes, target, versions and a SHA-256 of every other member.
-Equal models give equal files: members are stored in a fixed order with a fixed date.
+Equal models give equal files: members are stored in a fixed order with a fixed date. A folder holds
+the same members as files, and what is for people and compilers to read and change; that has no
+checksum.
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ import contextlib
 import hashlib
 import json
 import os
+import shutil
 import tempfile
 import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from xnortvm._tvm_runtime import installed_version, release
 from xnortvm.errors import ModelError, OutputError, VersionError
@@ -43,13 +46,7 @@ def write(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes])
     OutputError
         When the file cannot be written.
     """
-    full = {
-        "format": FORMAT,
-        "versions": _versions(),
-        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
-        **manifest,
-    }
-    text = json.dumps(full, indent=1, sort_keys=True).encode()
+    text = _manifest(manifest, members)
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -65,11 +62,86 @@ def write(path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes])
         if temporary is not None:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+        _refuse(path, error)
+
+
+def write_folder(
+    path: Path, manifest: Mapping[str, Any], members: Mapping[str, bytes], texts: Mapping[str, str]
+) -> None:
+    """Write a bundle as a folder: it gets its name when it is complete.
+
+    Parameters
+    ----------
+    path : Path
+        Where to; a folder that holds such a bundle, or nothing, is replaced.
+    manifest, members
+        As for `write`; names may have slashes.
+    texts : mapping of str to str
+        Files without checksums.
+
+    Raises
+    ------
+    OutputError
+        When the folder holds something else or cannot be written; nothing is left behind.
+    """
+    check_folder(path)
+    files = {MANIFEST: _manifest(manifest, members), **members}
+    files |= {name: text.encode() for name, text in texts.items()}
+    path = path.absolute()
+    temporary: Path | None = None
+    try:
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        new, old = temporary / "new", temporary / "old"
+        for name, data in files.items():
+            (new / name).parent.mkdir(parents=True, exist_ok=True)
+            (new / name).write_bytes(data)
+        if path.exists():
+            os.rename(path, old)
+        try:
+            os.rename(new, path)
+        except OSError:
+            if old.exists():
+                os.rename(old, path)
+            raise
+    except OSError as error:
+        _refuse(path, error)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_folder(path: Path) -> None:
+    """Refuse a folder that holds something else than a bundle.
+
+    Raises
+    ------
+    OutputError
+        Says what to name instead.
+    """
+    if path.is_dir() and any(path.iterdir()) and not (path / MANIFEST).is_file():
+        raise OutputError(
+            f"{path} cannot be written: the folder holds other files; name a new or an empty one"
+        )
+    if path.exists() and not path.is_dir():
+        raise OutputError(f"{path} cannot be written: it is a file; name a folder")
+
+
+def _manifest(manifest: Mapping[str, Any], members: Mapping[str, bytes]) -> bytes:
+    full = {
+        "format": FORMAT,
+        "versions": _versions(),
+        "sha256": {name: hashlib.sha256(data).hexdigest() for name, data in members.items()},
+        **manifest,
+    }
+    return json.dumps(full, indent=1, sort_keys=True).encode()
+
+
+def _refuse(path: Path, error: OSError) -> NoReturn:
+    raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
-    """Read and check a bundle.
+    """Read and check a bundle, a file or a folder.
 
     Returns
     -------
@@ -86,8 +158,7 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
         When it was written by a version that this one cannot read.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
-            contents = {name: archive.read(name) for name in archive.namelist()}
+        contents = _folder(path) if path.is_dir() else _archive(path)
     except FileNotFoundError as error:
         raise ModelError(f"there is no file {path}") from error
     except OSError as error:
@@ -113,6 +184,22 @@ def read(path: Path) -> tuple[dict[str, Any], dict[str, bytes]]:
                 f"{path} is damaged: the checksum of {name} does not match; save the model again"
             )
     return manifest, contents
+
+
+def _archive(path: Path) -> dict[str, bytes]:
+    with zipfile.ZipFile(path) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _folder(path: Path) -> dict[str, bytes]:
+    """Read the manifest and the members that it lists; what is wrong with them is said later."""
+    if not (path / MANIFEST).is_file():
+        return {}
+    contents = {MANIFEST: (path / MANIFEST).read_bytes()}
+    with contextlib.suppress(ValueError, KeyError, TypeError):
+        names = [str(name) for name in json.loads(contents[MANIFEST])["sha256"]]
+        contents |= {name: (path / name).read_bytes() for name in names if (path / name).is_file()}
+    return contents
 
 
 def _check_versions(path: Path, form: int, versions: Mapping[str, Any]) -> None:

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from xnortvm._triples import family_of
 from xnortvm.errors import CompileError, MissingDependencyError
-from xnortvm.runtime.elf import Elf, is_elf, read_elf
+from xnortvm.runtime.elf import Elf, dotted, is_elf, read_elf
 
 #: What libraries may need at most: TVM's own wheels for aarch64 are tagged manylinux_2_28.
 GLIBC_LIMIT = (2, 28)
@@ -130,17 +130,8 @@ def check_library(library: bytes, triple: str, linker: str) -> Elf | None:
         )
     if made.glibc > GLIBC_LIMIT:
         raise CompileError(
-            f"{linker} made a library for {triple} that needs glibc {_dotted(made.glibc)}, and "
-            f"boards that TVM's runtime supports may have {_dotted(GLIBC_LIMIT)}; pip install "
+            f"{linker} made a library for {triple} that needs glibc {dotted(made.glibc)}, and "
+            f"boards that TVM's runtime supports may have {dotted(GLIBC_LIMIT)}; pip install "
             f'"xnortvm[cross]" installs a linker that asks for {GLIBC_ZIG}'
         )
     return made
-
-
-def glibc_of(library: bytes) -> str:
-    """Return the lowest glibc that a library runs with, such as ``"2.17"``; empty when any does."""
-    return _dotted(read_elf(library).glibc) if is_elf(library) else ""
-
-
-def _dotted(version: tuple[int, ...]) -> str:
-    return ".".join(map(str, version))

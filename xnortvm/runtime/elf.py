@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Read from a shared library which machine it is for and which glibc it needs (System V gABI)."""
+"""Read from ELF files which machine they are for, what glibc they need, what they define."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from xnortvm.errors import CompileError
 #: Names of `e_machine`, as far as xnortvm makes code for them.
 MACHINES = {3: "i686", 40: "arm", 62: "x86_64", 183: "aarch64", 243: "riscv"}
 
+_SYMBOLS = 2  # SHT_SYMTAB
 _VERSION_NEEDS = 0x6FFFFFFE  # SHT_GNU_verneed
 _GLIBC = re.compile(rb"GLIBC_(\d+)\.(\d+)")
 
@@ -21,7 +22,7 @@ class _Section(NamedTuple):
     offset: int
     size: int
     link: int
-    count: int
+    entries: int
 
 
 class Elf(NamedTuple):
@@ -84,6 +85,35 @@ def read_elf(library: bytes) -> Elf:
     return Elf(MACHINES.get(machine, f"machine {machine}"), bits, max(versions, default=()))
 
 
+def glibc_of(library: bytes) -> str:
+    """Return the lowest glibc that a library runs with, such as ``"2.17"``; empty when any does."""
+    return dotted(read_elf(library).glibc) if is_elf(library) else ""
+
+
+def dotted(version: tuple[int, ...]) -> str:
+    """Spell a version: ``(2, 27)`` is ``"2.27"``."""
+    return ".".join(map(str, version))
+
+
+def defined_symbols(code: bytes) -> list[str]:
+    """Return the names of the global and weak symbols that an ELF object file defines, sorted."""
+    order, bits = {1: "<", 2: ">"}[code[5]], {1: 32, 2: 64}[code[4]]
+    sections = _sections(code, order, bits)
+    form, size = (f"{order}IBBH", 24) if bits == 64 else (f"{order}IIIBBH", 16)
+    found = set()
+    for table in (section for section in sections if section.kind == _SYMBOLS):
+        for start in range(table.offset, table.offset + table.size, size):
+            row = struct.unpack_from(form, code, start)
+            name, info, section = row[0], row[-3], row[-1]
+            if section and info >> 4:  # defined, and not local
+                found.add(_text(code, sections[table.link].offset + name).decode())
+    return sorted(found)
+
+
+def _text(code: bytes, start: int) -> bytes:
+    return code[start : code.index(b"\0", start)]
+
+
 def _sections(library: bytes, order: str, bits: int) -> list[_Section]:
     """Read the section headers; both classes have the same fields in words of another size."""
     word = "Q" if bits == 64 else "I"
@@ -98,13 +128,12 @@ def _version_names(library: bytes, order: str, needs: _Section, names: _Section)
     """Follow the two chained lists: a library that is needed, and its versions."""
     found = []
     entry = needs.offset
-    for _ in range(needs.count):
+    for _ in range(needs.entries):
         _, versions, _, first, step = struct.unpack_from(f"{order}HHIII", library, entry)
         auxiliary = entry + first
         for _ in range(versions):
             _, _, _, name, following = struct.unpack_from(f"{order}IHHII", library, auxiliary)
-            start = names.offset + name
-            found.append(library[start : library.index(b"\0", start)])
+            found.append(_text(library, names.offset + name))
             auxiliary += following
         entry += step
     return found

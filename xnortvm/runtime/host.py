@@ -74,6 +74,33 @@ def check_host(machine: Machine, what: str) -> None:
         )
 
 
+def check_glibc(needed: str, what: str) -> None:
+    """Refuse a library that needs a newer glibc than this machine has.
+
+    Parameters
+    ----------
+    needed : str
+        Such as ``"2.27"``; empty when nothing is needed.
+    what : str
+        The file, for the message.
+
+    Raises
+    ------
+    TargetError
+        With both versions.
+    """
+    here = board.glibc()
+    if needed and here and _numbers(needed) > _numbers(here):
+        raise TargetError(
+            f"{what} needs glibc {needed} and this machine has {here}; "
+            'link it with zig (pip install "xnortvm[cross]"), which asks for an old one'
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")))
+
+
 def _here(machine: Machine) -> tuple[str, list[str]]:
     """Return this machine's triple, and what it lacks of the features that code needs."""
     if RUNTIME_ONLY:

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,18 @@ def link(executable: Any, triple: str | None = None) -> bytes:
     return _link_checked(executable, last, triple)
 
 
+def objects(executable: Any) -> dict[str, bytes]:
+    """Return the object files of a ``VMExecutable``: machine code, and constants and bytecode."""
+    found: dict[str, bytes] = {}
+
+    def collect(output: str, names: list[str], **_: Any) -> None:
+        found.update({Path(name).name: Path(name).read_bytes() for name in sorted(names)})
+        Path(output).touch()
+
+    _export(executable, collect)
+    return found
+
+
 def _here(command: list[str]) -> Linker:
     return Linker(tuple(command), _MACOS) if sys.platform == "darwin" else Linker(tuple(command))
 
@@ -106,8 +119,13 @@ def _link(executable: Any, linker: Linker) -> bytes:
                 f"{program} could not link the library: {said[-1] if said else 'no message'}"
             )
 
+    return _export(executable, run)
+
+
+def _export(executable: Any, make: Callable[..., None]) -> bytes:
+    """Let TVM write its objects, and `make` the library from them."""
     with tempfile.TemporaryDirectory(prefix="xnortvm-link-") as folder:
         path = Path(folder) / "library.so"
         with without_noise():
-            executable.export_library(str(path), fcompile=run, workspace_dir=folder)
+            executable.export_library(str(path), fcompile=make, workspace_dir=folder)
         return path.read_bytes()

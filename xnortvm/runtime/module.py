@@ -16,9 +16,10 @@ import numpy as np
 
 from xnortvm._tvm_runtime import VirtualMachine, runtime, tvm
 from xnortvm.errors import CompileError, MissingDependencyError, ModelError
-from xnortvm.runtime import arguments, bundle
+from xnortvm.runtime import arguments, bundle, folder
 from xnortvm.runtime import trace as tracing
-from xnortvm.runtime.host import Machine, check_host, machine_of
+from xnortvm.runtime.elf import glibc_of
+from xnortvm.runtime.host import Machine, check_glibc, check_host, machine_of
 from xnortvm.runtime.interface import Interface, TensorSpec
 from xnortvm.runtime.measure import BenchmarkResult, Profile, time_calls
 from xnortvm.runtime.noise import without_noise
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from xnortvm.runtime.build import Built
+    from xnortvm.runtime.folder import Example
 
 
 log = logging.getLogger("xnortvm")
@@ -68,6 +70,7 @@ class CompiledModel:
         copies_outputs: bool,
         library: Callable[[], bytes],
         loadable: Callable[[], Any],
+        objects: Callable[[], dict[str, bytes]] = dict,
     ) -> None:
         self.report = report
         self.target_name = target_name
@@ -77,6 +80,7 @@ class CompiledModel:
         self._copies_outputs = copies_outputs
         self._library = library
         self._loadable = loadable
+        self._objects = objects
         self._lock = threading.Lock()
         self._staging = arguments.Staging(interface.inputs)
         self._loaded: Any = None
@@ -94,6 +98,7 @@ class CompiledModel:
             copies_outputs=built.copies_outputs,
             library=lambda: built.library,
             loadable=lambda: _runnable(built),
+            objects=lambda: built.objects,
         )
 
     @property
@@ -247,17 +252,50 @@ class CompiledModel:
         MissingDependencyError
             When no C compiler is found to link with.
         """
+        path = Path(path)
+        bundle.write(path, *self._saved())
+        return path
+
+    def save_folder(self, path: str | os.PathLike[str], example: Example | None = None) -> Path:
+        """Write the model to a folder: the same for `xnortvm.load`, and all that C and C++ need.
+
+        Parameters
+        ----------
+        path : path-like
+            A folder that holds such a model, or nothing, is replaced once the new one is complete.
+        example : Example, optional
+            Inputs and expected outputs, for the self-test on the board and the C programs.
+
+        Returns
+        -------
+        Path
+            The folder.
+
+        Raises
+        ------
+        OutputError
+            When the folder holds other files or cannot be written.
+        MissingDependencyError
+            When no linker is found.
+        """
+        path = Path(path)
+        manifest, members = self._saved()
+        bundle.write_folder(path, *folder.contents(manifest, members, self._objects(), example))
+        return path
+
+    def _saved(self) -> tuple[dict[str, Any], dict[str, bytes]]:
+        """Return the manifest and the members of a saved model, be it a file or a folder."""
+        library = self.library
         manifest = {
             "interface": self._interface.to_json(),
             "target": self.target_name,
             "num_threads": self.num_threads,
             "machine": self._machine.to_json(),
+            "glibc": glibc_of(library),
             "copies_outputs": self._copies_outputs,
         }
         report = json.dumps(self.report.to_json(), indent=1).encode()
-        path = Path(path)
-        bundle.write(path, manifest, {bundle.LIBRARY: self.library, bundle.REPORT: report})
-        return path
+        return manifest, {bundle.LIBRARY: library, bundle.REPORT: report}
 
     @contextmanager
     def _lock_on_one_sample(self, inputs: Sequence[Any] | None) -> Iterator[list[Any]]:
@@ -328,6 +366,7 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is damaged: its manifest lacks {error}") from error
     check_host(machine, f"{path} was compiled for {name}")
+    check_glibc(str(manifest.get("glibc", "")), str(path))
     return CompiledModel(
         interface=interface,
         report=report,
