@@ -7,6 +7,7 @@ import argparse
 
 from xnortvm.errors import ModelError, XnortvmError
 from xnortvm.tools import model_arg, peers
+from xnortvm.tools.emulation.cores import CORES
 from xnortvm.tools.outcome import Outcome
 
 HELP = "time a compiled model beside other engines, its layers, or what this machine can do"
@@ -28,6 +29,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--machine",
         action="store_true",
         help="what one core of this machine can do at most; measured once and kept",
+    )
+    what.add_argument(
+        "--model-cost",
+        metavar="CORES",
+        help="what MODEL, or common binary layers, would cost on ARM cores, separated by commas: "
+        f"{', '.join(CORES)}; the code runs in an emulator (qemu-user) and is modelled by llvm-mca",
+    )
+    what.add_argument(
+        "--clock-ghz", type=float, default=1.5, metavar="GHZ", help="of these cores, for times"
     )
     parser.add_argument("--num-threads", type=int, default=1, metavar="N", help="threads of all")
     parser.add_argument("--repeats", type=int, metavar="N", help="timed calls of each engine")
@@ -56,12 +66,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Time what is asked for."""
-    from xnortvm.tools import bench_layers, bench_machine, bench_model  # they load TVM
+    from xnortvm.tools import bench_cost, bench_layers, bench_machine, bench_model  # they load TVM
 
     if args.repeats is not None and args.repeats < 1:
         raise XnortvmError(f"--repeats={args.repeats} is not a number of calls; give at least 1")
     if args.plot and not args.layers:
         raise ModelError("--plot draws the layers; give --layers too")
+    if args.model_cost is not None:
+        return bench_cost.run(args)
     if args.machine:
         return bench_machine.run(args)
     if args.layers:

@@ -186,7 +186,7 @@ def _of_model(args: argparse.Namespace) -> tuple[list[Point], str]:
         kind = "other" if not found else "binary" if found[0].binary else "float"
         points.append(
             Point(
-                _label(each.layers, each.kernel),
+                label(each.layers, each.kernel),
                 kind,
                 each.median_us / 1e6,
                 sum(layer.macs for layer in found),
@@ -197,7 +197,8 @@ def _of_model(args: argparse.Namespace) -> tuple[list[Point], str]:
     return points, str(compiled.report.isa)
 
 
-def _label(layers: Sequence[str], kernel: str) -> str:
+def label(layers: Sequence[str], kernel: str) -> str:
+    """Name a kernel by the layers that it computes, if it computes any."""
     if not layers:
         return kernel
     return layers[0] + (f" +{len(layers) - 1}" if len(layers) > 1 else "")

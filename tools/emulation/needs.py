@@ -99,14 +99,23 @@ def find_cross_compiler(machine: Machine) -> list[str]:
         When there is none.
     """
     gcc = shutil.which(machine.gcc)
-    if gcc:
+    if gcc and _has_c_library(gcc):
         return [gcc]
     if importlib.util.find_spec("ziglang") is not None:
         return [sys.executable, "-m", "ziglang", "cc", "-target", machine.zig]
     raise MissingDependencyError(
-        f"neither {machine.gcc} nor zig was found to compile with for the emulator; "
+        f"neither {machine.gcc} with a C library nor zig was found to compile with for the "
+        "emulator; "
         'run: pip install "xnortvm[cross]"'
     )
+
+
+@lru_cache
+def _has_c_library(gcc: str) -> bool:
+    """Whether a cross compiler has a static C library: Debian only recommends the package."""
+    command = [gcc, "-print-file-name=libc.a"]
+    said = subprocess.run(command, capture_output=True, text=True, check=False)
+    return Path(said.stdout.strip()).is_absolute()
 
 
 def missing(triple: str | None) -> str | None:
@@ -197,7 +206,7 @@ def plugin(qemu: str | None = None) -> Path:
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             made = Path(scratch) / "profile.so"
             flags = ["-O2", "-shared", "-fPIC", f"-DAPI={api}"]
-            do([*find_linker(), *flags, "-o", str(made), str(source)])
+            do([*find_linker().command, *flags, "-o", str(made), str(source)])
             os.replace(made, path)
     return path
 

@@ -58,8 +58,15 @@ class Program:
         return len(self.slots) - 1
 
 
-def tables(programs: Sequence[Program]) -> tuple[str, bytes]:
-    """Return the C source of the tables (``programs.h``) and what inputs and outputs hold."""
+def tables(programs: Sequence[Program], *, expected: bool = True) -> tuple[str, bytes]:
+    """Return the C source of the tables (``programs.h``) and what the arrays hold.
+
+    Parameters
+    ----------
+    programs : sequence of Program
+    expected : bool
+        Whether to put in what outputs must be, beside what inputs are.
+    """
     lines = ['#include "programs.h"']
     blob = bytearray()
     kernels = sorted({kernel for program in programs for kernel, _ in program.calls})
@@ -68,7 +75,8 @@ def tables(programs: Sequence[Program]) -> tuple[str, bytes]:
         lines.append(f"static const Array arrays{number}[] = {{")
         for slot in program.slots:
             lines.append(_array(slot, len(blob)))
-            if slot.role != SCRATCH and slot.view_of < 0:
+            given = slot.role == INPUT or (expected and slot.role == OUTPUT)
+            if given and slot.view_of < 0:
                 blob += slot.value.tobytes()
                 blob += bytes(-len(blob) % ALIGNMENT)
         lines.append("};")

@@ -30,8 +30,8 @@ class KernelCall(NamedTuple):
         Symbol of the kernel in the library.
     args : tuple of ndarray
         Copies of all arguments as they were after the call: inputs and constants, then outputs.
-    function : callable
-        The kernel itself, which takes tensors.
+    function : callable or None
+        The kernel itself, which takes tensors; None of a run on another machine.
     """
 
     kernel: str

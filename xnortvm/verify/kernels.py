@@ -175,7 +175,7 @@ class _Walk:
                 if wrong.any():
                     raise _wrong(region, f"{int(wrong.sum())} of {wrong.size} integers differ")
             return
-        if len(made) != 1 or len(found) != 1:
+        if len(made) != 1 or len(found) != 1 or call.function is None:
             return
         chain = _comparison(self.graph, self.graph.value[made[0]], region.anchor)
         if chain is None:
