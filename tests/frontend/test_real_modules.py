@@ -67,6 +67,40 @@ def twice(layer: nn.Module) -> nn.Module:
     return nn.Sequential(layer, layer)
 
 
+class BinaryNet(nn.Linear):
+    """As in the oldest PyTorch code for binary networks: data are replaced, weights have .org."""
+
+    def forward(self, x: Any) -> Any:
+        x.data = sign(x.data)
+        if not hasattr(self.weight, "org"):
+            self.weight.org = self.weight.data.clone()
+        self.weight.data = sign(self.weight.org)
+        out = F.linear(x, self.weight)
+        if self.bias is not None:
+            self.bias.org = self.bias.data.clone()
+            out += self.bias.view(1, -1).expand_as(out)
+        return out
+
+
+class BinaryNetConv(nn.Conv2d):
+    def forward(self, x: Any) -> Any:
+        x.data = sign(x.data)
+        if not hasattr(self.weight, "org"):
+            self.weight.org = self.weight.data.clone()
+        self.weight.data = sign(self.weight.org)
+        return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
+
+
+def binary_net(*, run: bool) -> nn.Module:
+    conv = BinaryNetConv(3, 8, 3, padding=1)
+    model = nn.Sequential(
+        nn.Hardtanh(), conv, nn.BatchNorm2d(8), nn.Hardtanh(), nn.Flatten(), BinaryNet(128, 4)
+    ).eval()
+    if run:  # weights then have .org already
+        model(IMAGE)
+    return model
+
+
 @torch.compiler.disable
 def unread_sign(x: Any) -> Any:
     """A function whose bytecode PyTorch may not read."""
@@ -78,6 +112,7 @@ class Pair(NamedTuple):
     b: Any
 
 
+IMAGE = torch.randn(1, 3, 4, 4, generator=torch.Generator().manual_seed(0))
 X = torch.randn(3, 8, generator=torch.Generator().manual_seed(0))
 LINEAR: dict[str, Callable[[], nn.Module]] = {"a": lambda: nn.Linear(8, 4)}
 
@@ -95,6 +130,8 @@ WORKING: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
         1,
     ),
     "slices of a shared list": (lambda: twice(Scaled()), (X,), 2),
+    "replaced data": (lambda: binary_net(run=False), (IMAGE,), 2),
+    "replaced data, after a call": (lambda: binary_net(run=True), (IMAGE,), 2),
     "torch.compile": (lambda: torch.compile(nn.Sequential(Binary(8, 4))), (X,), 1),
     "DataParallel": (lambda: nn.DataParallel(nn.Sequential(Binary(8, 4))), (X,), 1),
     "parametrized weight": (parametrized, (X,), 1),

@@ -6,8 +6,8 @@ from __future__ import annotations
 import copy
 import inspect
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,16 @@ from xnortvm.frontend.messages import first_line
 from xnortvm.frontend.sources import user_lines
 from xnortvm.frontend.torch_batch import fixed_batch, open_batch
 from xnortvm.frontend.torch_checks import SLICE, export_hint
+from xnortvm.frontend.torch_data import DataWrites
 
 _HELP = (
     "what usually helps: no branches on tensor values, no changes of parameters, no .numpy() and "
     "no print in forward; torch.export.export(model, inputs) gives PyTorch's own report"
 )
 
+
+DATA = "fake tensor in the exported program constant's list"
+"""What torch.export says when a forward reads or writes ``tensor.data``."""
 
 WRITING = (
     "which torch.export does not record; compute the new value as a tensor of its own, such as "
@@ -68,23 +72,30 @@ def export_module(
 
 
 def _exported(model: torch.nn.Module, inputs: tuple[Any, ...], shapes: Any) -> ExportedProgram:
-    """Export by tracing the calls; by reading the bytecode where tracing falls over a slice.
-
-    Of a ParameterList or ModuleList in a module that is called twice, torch 2.13 makes its
-    stand-in for a slice without the arguments that it needs. Reading has refusals of its own, so
-    it is not tried first and its error is not shown.
-    """
-    with eval_mode(model):
-        try:
+    """Export by tracing the calls, and where that is known to fall over something, again."""
+    try:
+        with eval_mode(model):
             return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=False)
-        except TypeError as error:
-            if SLICE not in str(error):
-                raise
-            tracing = error
-        try:
-            return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=True)
-        except Exception:
-            raise tracing from None
+    except (TypeError, RuntimeError) as error:
+        again = next((way for text, way in _AGAIN.items() if text in str(error)), None)
+        if again is None:
+            raise
+        tracing = error
+    way, strict = again
+    try:
+        with eval_mode(model), way():
+            return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=strict)
+    except Exception:  # the way round has refusals of its own, which would only mislead
+        raise tracing from None
+
+
+#: What tracing falls over → a context, and whether to read the bytecode instead. Of a list in a
+#: module that is called twice, torch 2.13 makes its stand-in for a slice without the arguments
+#: that it needs.
+_AGAIN: dict[str, tuple[Callable[[], AbstractContextManager[Any]], bool]] = {
+    DATA: (DataWrites, False),
+    SLICE: (nullcontext, True),
+}
 
 
 def _example_tuple(model: torch.nn.Module, example_inputs: Any) -> tuple[Any, ...]:
@@ -160,7 +171,7 @@ def _explained(model: torch.nn.Module, inputs: tuple[Any, ...], error: Exception
             f"{name} does not run on example_inputs ({described}){_place(eager)}: "
             f"{first_line(eager)}; pass inputs of the shape and dtype that the model was made for"
         )
-    if "fake tensor in the exported program constant's list" in str(error):
+    if DATA in str(error):
         return ModelError(f"{name}.forward writes to a tensor through .data, {WRITING}")
     fixed = fixed_batch(name, _place(error), error)
     if fixed is not None:
