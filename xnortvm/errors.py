@@ -60,6 +60,10 @@ class VerificationError(XnortvmError, AssertionError):
     """A compiled layer does not compute what its reference computes."""
 
 
+class BoardError(XnortvmError, ConnectionError):
+    """A board cannot be reached, lacks something, or stopped answering."""
+
+
 def near(word: str, known: Iterable[str], limit: int = 3) -> str:
     """Return a clause that names the known words closest to a misspelt one.
 

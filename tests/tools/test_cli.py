@@ -63,7 +63,7 @@ FAILURES = [
         ("compile", "resnet18", "-o", "x.xnor", "--batch", "0"), "--batch=0", marks=needs_torch
     ),
     (("compile", "net.txt", "-o", "x.xnor"), "none of .pt2, .onnx, .xnor"),
-    (("compile", "lenet", "-o", "."), "it is a folder"),
+    (("compile", "lenet", "-o", "."), "the folder holds other files"),
     (("compile", "lenet", "-o", "no/such/x.xnor"), "does not exist"),
     (("explain", "no/such/model"), "there is no such file"),
     (("bench",), "name a MODEL, or give --layers"),
