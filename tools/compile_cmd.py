@@ -8,10 +8,14 @@ import logging
 import os
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xnortvm.errors import ModelError, OutputError
 from xnortvm.tools import model_arg
 from xnortvm.tools.outcome import Outcome
+
+if TYPE_CHECKING:
+    from xnortvm.target import Target
 
 HELP = "compile a model and save it, as a file for `xnortvm.load` or as a folder for a board"
 
@@ -27,6 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     model_arg.add_arguments(parser)
     parser.add_argument("-o", "--output", metavar="OUT", required=True, help=_OUTPUT_HELP)
+    parser.add_argument(
+        "--freestanding",
+        action="store_true",
+        help="write OUT as a folder with one object file and a C header, for programs without TVM",
+    )
+    parser.add_argument(
+        "--prefix", help="of the names in a freestanding OUT; model unless given", metavar="NAME"
+    )
     add_compile_arguments(parser)
     parser.add_argument("--dump-dir", metavar="DIR", help="write the module there after each phase")
 
@@ -56,9 +68,11 @@ def run(args: argparse.Namespace) -> Outcome:
     if model_arg.is_compiled(args.model):
         raise ModelError(f"{args.model} is compiled already; compile its .pt2 or .onnx file again")
     output = Path(args.output)
-    folder = args.output.endswith(("/", os.sep)) or output.is_dir()
+    bare = args.freestanding
+    folder = bare or args.output.endswith(("/", os.sep)) or output.is_dir()
     _check_writable(output, folder)
     target = resolve(args.target, num_threads=args.num_threads)
+    _check_freestanding(args, target)
     source = model_arg.find_source(args)
     _log.info("compiling %s for %s (%s)", source.name, target.name, target.isa)
     start = time.perf_counter()
@@ -71,7 +85,10 @@ def run(args: argparse.Namespace) -> Outcome:
     }
     compiled = xnortvm.compile(source.model, target=args.target, dump_dir=args.dump_dir, **options)
     seconds = time.perf_counter() - start
-    if folder:
+    sizes = {}
+    if bare:
+        sizes = compiled.save_freestanding(output, prefix=args.prefix or "model").sizes
+    elif folder:
         from xnortvm.tools.example_data import find_example
 
         compiled.save_folder(output, find_example(compiled, source, target, options))
@@ -87,7 +104,22 @@ def run(args: argparse.Namespace) -> Outcome:
         "report": report,
     }
     text = f"{compiled.report}\n\nCompiled in {seconds:.1f} s (seconds) and saved to {output}."
+    if bare:
+        data["bytes"] = sizes
+        text += "\nbytes: " + ", ".join(f"{name} {size:,}" for name, size in sizes.items())
     return Outcome(text, data)
+
+
+def _check_freestanding(args: argparse.Namespace, target: Target) -> None:
+    """Refuse what has no freestanding form before it is compiled."""
+    if not args.freestanding:
+        if args.prefix is not None:
+            raise OutputError("--prefix names what --freestanding writes; give both or neither")
+        return
+    from xnortvm import freestanding
+
+    freestanding.check_target(target)
+    freestanding.check_prefix(args.prefix or "model")
 
 
 def _check_writable(path: Path, folder: bool) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,8 @@ from xnortvm.transform.kernel_rows import add_kernels, planned_activations
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from xnortvm.freestanding import Freestanding
 
 __all__ = ["compile", "explain", "load"]
 
@@ -134,7 +137,9 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     if imported.batch is not None:
         report.notes.append(f"any {imported.batch}; sizes and MACs are those of one sample")
     with _timed(report, "build"):
-        compiled = CompiledModel.from_built(build(kernels, resolved, imported.batch), report)
+        built = build(kernels, resolved, imported.batch)
+        freestanding = partial(_freestanding, graph, resolved)
+        compiled = CompiledModel.from_built(built, report, freestanding)
     if exposed is not None and _worth(verify, report):
         with _timed(report, "verify"):
             made = verification.Lowered(exposed, lowered, graph, imported.batch)
@@ -187,6 +192,35 @@ def lower(model: Any, *, example_inputs: Any = None, sign_zero: str | None = Non
     """Return the Relax module after every target-independent phase, for looking at it."""
     imported = _read(model, example_inputs)
     return pipeline.run(imported.mod, pipeline.graph_phases(Report(), _policy(sign_zero)))
+
+
+def _freestanding(
+    graph: IRModule, target: Target, compiled: CompiledModel, prefix: str
+) -> tuple[Freestanding, list[Any]]:
+    """Make a model freestanding, and compute on this machine what its example has to find.
+
+    Parameters
+    ----------
+    graph : IRModule
+        After every phase that does not know the target.
+    target : Target
+    compiled : CompiledModel
+        The same model for TVM's runtime.
+    prefix : str
+    """
+    from xnortvm import freestanding
+
+    freestanding.check_target(target)
+    freestanding.check_interface(compiled.inputs, compiled.outputs)
+    one = resolve(target, num_threads=1)
+    kernels = pipeline.run(graph, pipeline.kernel_phases(one))
+    made = freestanding.make(kernels, compiled.inputs, compiled.outputs, one, prefix)
+    if not one.is_host:
+        here = resolve("llvm")
+        kernels = pipeline.run(graph, pipeline.kernel_phases(here))
+        compiled = CompiledModel.from_built(build(kernels, here), Report(target=here.name))
+    outputs = compiled(*freestanding.sample_inputs(compiled.inputs))
+    return made, list(outputs) if isinstance(outputs, tuple) else [outputs]
 
 
 def _read(

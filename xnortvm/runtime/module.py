@@ -29,8 +29,11 @@ from xnortvm.runtime.threads import use_threads
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from xnortvm.freestanding import Freestanding
     from xnortvm.runtime.build import Built
     from xnortvm.runtime.folder import Example
+
+    MakeFreestanding = Callable[["CompiledModel", str], tuple[Freestanding, list[Any]]]
 
 
 log = logging.getLogger("xnortvm")
@@ -71,6 +74,7 @@ class CompiledModel:
         library: Callable[[], bytes],
         loadable: Callable[[], Any],
         objects: Callable[[], dict[str, bytes]] = dict,
+        freestanding: MakeFreestanding | None = None,
     ) -> None:
         self.report = report
         self.target_name = target_name
@@ -81,14 +85,29 @@ class CompiledModel:
         self._library = library
         self._loadable = loadable
         self._objects = objects
+        self._freestanding = freestanding
         self._lock = threading.Lock()
         self._staging = arguments.Staging(interface.inputs)
         self._loaded: Any = None
         self._main: Any = None
 
     @classmethod
-    def from_built(cls, built: Built, report: Any) -> CompiledModel:
-        """Wrap what `xnortvm.runtime.build.build` returned; needs no linker before `save`."""
+    def from_built(
+        cls,
+        built: Built,
+        report: Any,
+        freestanding: MakeFreestanding | None = None,
+    ) -> CompiledModel:
+        """Wrap what `xnortvm.runtime.build.build` returned; needs no linker before `save`.
+
+        Parameters
+        ----------
+        built : Built
+        report : Report
+        freestanding : callable, optional
+            From this model and a prefix to the freestanding form and the outputs that its example
+            has to find.
+        """
         return cls(
             interface=built.interface,
             report=report,
@@ -99,6 +118,7 @@ class CompiledModel:
             library=lambda: built.library,
             loadable=lambda: _runnable(built),
             objects=lambda: built.objects,
+            freestanding=freestanding,
         )
 
     @property
@@ -297,6 +317,58 @@ class CompiledModel:
         report = json.dumps(self.report.to_json(), indent=1).encode()
         return manifest, {bundle.LIBRARY: library, bundle.REPORT: report}
 
+    def save_freestanding(
+        self, path: str | os.PathLike[str], *, prefix: str = "model"
+    ) -> Freestanding:
+        """Write the model as one object file with a C header, for programs without TVM.
+
+        docs/freestanding.md says what is in the folder and how to use it. The code runs on one
+        thread, and is that of `save` otherwise: it computes the same bits.
+
+        Parameters
+        ----------
+        path : path-like
+            A folder that holds a saved model, or nothing, is replaced once the new one is complete.
+        prefix : str
+            Begins the names of files, functions and macros, so that several models can be linked
+            into one program.
+
+        Returns
+        -------
+        Freestanding
+            Its `sizes` are the bytes of code, weights and workspace.
+
+        Raises
+        ------
+        ModelError, TargetError
+            When prefix, model or target have no freestanding form, or the model was loaded.
+        CompileError
+            When the model cannot do without TVM's runtime.
+        OutputError
+            When the folder cannot be written.
+
+        Examples
+        --------
+        >>> compiled.save_freestanding("out", prefix="net").sizes  # doctest: +SKIP
+        {'code': 50422, 'weights': 705564, 'workspace': 124352}
+        """
+        if self._freestanding is None:
+            raise ModelError(
+                "a loaded model holds code for TVM's runtime alone; compile the model again and "
+                "call save_freestanding on what xnortvm.compile returns"
+            )
+        path = Path(path)
+        bundle.check_folder(path)
+        made, expected = self._freestanding(self, prefix)
+        manifest = {
+            "interface": self._interface.to_json(),
+            "target": self.target_name,
+            "machine": self._machine.to_json(),
+            **made.manifest(),
+        }
+        bundle.write_folder(path, manifest, made.members(expected), made.texts())
+        return made
+
     @contextmanager
     def _lock_on_one_sample(self, inputs: Sequence[Any] | None) -> Iterator[list[Any]]:
         """Own the model, and get the arguments of ``main`` for the first sample."""
@@ -356,6 +428,11 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
 
     path = Path(path)
     manifest, members = bundle.read(path)
+    if manifest.get("kind") == "freestanding":
+        raise ModelError(
+            f"{path} holds a model for programs in C, without a library that could be loaded here; "
+            "save the compiled model with CompiledModel.save"
+        )
     try:
         interface = Interface.from_json(manifest["interface"])
         machine = Machine.from_json(manifest["machine"])
