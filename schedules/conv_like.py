@@ -52,6 +52,9 @@ from xnortvm.schedules.tiling import Tile, choose_tile, divisors, whole_words
 #: Steps whose activations are spread to table rows together: one word.
 ROWS_OF_A_WORD = 8
 
+#: Forms whose sums of one vector go to the epilogue in registers, unless whole words are packed.
+REGISTER_EPILOGUES = ("pairwise", "paired")
+
 
 def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
     """Schedule a kernel with a convolution or dense anchor; False when it has another form."""
@@ -68,8 +71,13 @@ def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
     tile, block_channels = _choose(sch, kernel, isa)
     tile_loop = _schedule_anchor(sch, kernel, tile, block_channels, isa, num_threads)
     _import_llvm(sch, kernel)
-    schedule_epilogue(sch, kernel, tile_loop, block_channels, isa)
+    schedule_epilogue(sch, kernel, tile_loop, block_channels, _lanes_behind(kernel, isa))
     return True
+
+
+def _lanes_behind(kernel: Kernel, isa: Isa) -> int:
+    """Return the lanes of the epilogue: those of 16-bit counts, which LLVM takes apart."""
+    return kernel.lanes if kernel.form in REGISTER_EPILOGUES else isa.lanes
 
 
 def _import_llvm(sch: Any, kernel: Kernel) -> None:
@@ -140,7 +148,11 @@ def _schedule_anchor(
         unrolled = [*own[spatial - 1 - len(pixels) : spatial - 1], inner]
         sch.reorder(*chunk, *unrolled, lanes)
         _finish_reduction(sch, kernel.bytes, chunk, unrolled, lanes)
-    return column_tile
+        if kernel.form == "paired":  # three taps: their sums stay in the same registers
+            for loop in chunk:
+                sch.unroll(loop)
+    packs = any(operator(sch, block) == "pack" for block in kernel.keep)
+    return outer if kernel.form in REGISTER_EPILOGUES and not packs else column_tile
 
 
 def _axes(sch: Any, block: Any) -> int:

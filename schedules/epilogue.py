@@ -6,7 +6,6 @@ from __future__ import annotations
 from typing import Any
 
 from xnortvm.schedules.blocks import Kernel, operator
-from xnortvm.schedules.isa import Isa
 from xnortvm.schedules.tiling import WORD
 
 
@@ -19,14 +18,14 @@ def separate_output(sch: Any, kernel: Kernel) -> None:
 
 
 def schedule_epilogue(
-    sch: Any, kernel: Kernel, tile_loop: Any, block_channels: int, isa: Isa
+    sch: Any, kernel: Kernel, tile_loop: Any, block_channels: int, lanes: int
 ) -> None:
     """Compute what is kept of the epilogue, where `block_channels` channels of a tile are done."""
     for block in kernel.keep:
         if _packs_whole_words(sch, block, block_channels):
-            _schedule_output(sch, block, tile_loop, isa)
+            _schedule_output(sch, block, tile_loop, lanes)
         elif operator(sch, block) != "pack":  # after all tiles
-            _vectorize(sch, block, isa)
+            _vectorize(sch, block, lanes)
 
 
 def _packs_whole_words(sch: Any, block: Any, block_channels: int) -> bool:
@@ -40,7 +39,7 @@ def _packs_whole_words(sch: Any, block: Any, block_channels: int) -> bool:
     return block_channels % WORD == 0 and "pack_pad" not in sources
 
 
-def _schedule_output(sch: Any, block: Any, tile_loop: Any, isa: Isa) -> None:
+def _schedule_output(sch: Any, block: Any, tile_loop: Any, lanes: int) -> None:
     """Compute a block of the epilogue for the pixels of one tile.
 
     What is only packed is computed a word at a time, so it stays in registers.
@@ -50,14 +49,14 @@ def _schedule_output(sch: Any, block: Any, tile_loop: Any, isa: Isa) -> None:
         packed, *others = sch.get_producers(block)  # two: a reduction and its first values
         if not others and not _is_output(sch, packed) and len(sch.get_consumers(packed)) == 1:
             sch.compute_at(packed, sch.get_loops(block)[-1], preserve_unit_loops=True)
-            _vectorize(sch, packed, isa)
+            _vectorize(sch, packed, lanes)
     elif _is_output(sch, block) or len(sch.get_consumers(block)) > 1:
-        _vectorize(sch, block, isa)
+        _vectorize(sch, block, lanes)
 
 
-def _vectorize(sch: Any, block: Any, isa: Isa) -> None:
-    _, lanes = sch.split(sch.get_loops(block)[-1], [None, isa.lanes])
-    sch.vectorize(lanes)
+def _vectorize(sch: Any, block: Any, lanes: int) -> None:
+    _, inner = sch.split(sch.get_loops(block)[-1], [None, lanes])
+    sch.vectorize(inner)
 
 
 def _is_output(sch: Any, block: Any) -> bool:

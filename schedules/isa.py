@@ -34,6 +34,9 @@ class Isa:
     table : str
         How popcounts are looked up where several pixels share the weights, see
         `xnortvm.ops.intrinsics.table_popcount`; "" where counting is faster.
+    pairwise : str
+        How the bits of whole vectors are counted, see
+        `xnortvm.ops.intrinsics_pairwise.pairwise_popcount`; "" where words are counted.
     pack : str
         How signs become bits, see `xnortvm.ops.intrinsics.pack_word`.
     packed_registers : int
@@ -52,6 +55,7 @@ class Isa:
     popcount: str
     sum_bytes: str
     table: str
+    pairwise: str
     pack: str
     packed_registers: int
     float_registers: int
@@ -70,14 +74,14 @@ class Isa:
 ISAS = {
     isa.name: isa
     for isa in (
-        Isa("avx512vpopcntdq", 512, 32, "word", "shifts", "", "mask16", 20, 31, 1),
-        Isa("avx512bw", 512, 32, "byte", "maddubs", "pshufb", "mask16", 20, 31, 1),
-        Isa("avx2", 256, 16, "byte", "maddubs", "pshufb", "movmsk8", 12, 10, 4),
-        Isa("sse4", 128, 16, "byte", "maddubs", "pshufb", "movmsk4", 12, 10, 4),
-        Isa("sse2", 128, 16, "byte", "shifts", "", "movmsk4", 8, 10, 4),
-        Isa("neon", 128, 32, "byte", "uaddlp", "", "reduce4", 24, 31, 1),
-        Isa("neon32", 128, 16, "byte", "shifts", "", "reduce4", 10, 10, 4),
-        Isa("generic", 128, 16, "byte", "shifts", "", "reduce4", 10, 10, 4),
+        Isa("avx512vpopcntdq", 512, 32, "word", "shifts", "", "", "mask16", 20, 31, 1),
+        Isa("avx512bw", 512, 32, "byte", "maddubs", "pshufb", "", "mask16", 20, 31, 1),
+        Isa("avx2", 256, 16, "byte", "maddubs", "pshufb", "", "movmsk8", 12, 10, 4),
+        Isa("sse4", 128, 16, "byte", "maddubs", "pshufb", "", "movmsk4", 12, 10, 4),
+        Isa("sse2", 128, 16, "byte", "shifts", "", "", "movmsk4", 8, 10, 4),
+        Isa("neon", 128, 32, "byte", "uaddlp", "", "addp", "reduce4", 24, 31, 1),
+        Isa("neon32", 128, 16, "byte", "shifts", "", "", "reduce4", 10, 10, 4),
+        Isa("generic", 128, 16, "byte", "shifts", "", "", "reduce4", 10, 10, 4),
     )
 }
 

@@ -57,6 +57,12 @@ class Costs:
     folds : bool
         Whether a broadcast activation that a single vector reads is an operand of the instruction
         (``vpxord {1to16}``) instead of a load of its own.
+    weights : int
+        Registers that hold the weights of one vector of output channels.
+    accumulator : float
+        Registers for an accumulator, with its share of the narrower sums that are added to it.
+    columns : int
+        Tiles have a multiple of so many columns.
     """
 
     operation: float
@@ -67,6 +73,9 @@ class Costs:
     block: int = WORD
     bytes: int = 4
     folds: bool = False
+    weights: int = 1
+    accumulator: float = 1.0
+    columns: int = 1
 
     def of(self, tile: Tile) -> float:
         """Return the cost of a tile per accumulator."""
@@ -85,6 +94,20 @@ COSTS = {
     "table": Costs(
         operation=2.0, broadcast=2.0, load=2.2, step=0.0, chains=6, block=4 * WORD, bytes=2
     ),
+    "pairwise": Costs(
+        operation=24.0, broadcast=1.0, load=8.0, step=2.0, chains=1, bytes=2, weights=8
+    ),
+    "paired": Costs(
+        operation=13.0,
+        broadcast=0.5,
+        load=8.0,
+        step=3.0,
+        chains=2,
+        bytes=2,
+        weights=8,
+        accumulator=1.5,
+        columns=2,
+    ),
     "float": Costs(operation=1.0, broadcast=0.4, load=0.4, step=0.3, chains=8),
 }
 
@@ -95,7 +118,7 @@ def divisors(number: int) -> list[int]:
 
 
 def tiles(
-    rows: int, columns: int, vectors: Iterable[int], registers: int
+    rows: int, columns: int, vectors: Iterable[int], registers: int, costs: Costs
 ) -> Iterator[tuple[Tile, int]]:
     """Yield the tiles that divide an output map and fit the register file and the stack.
 
@@ -107,6 +130,8 @@ def tiles(
         Sizes, in vectors, that a block of output channels may have.
     registers : int
         For accumulators and weights. The weights of a single pixel are operands in memory.
+    costs : Costs
+        Say how many registers each takes.
 
     Yields
     ------
@@ -118,8 +143,8 @@ def tiles(
             for tile_rows in divisors(rows):
                 for tile_columns in divisors(columns):
                     tile = Tile(tile_rows, tile_columns, tile_vectors)
-                    weights = tile_vectors if tile.pixels > 1 else 0
-                    if tile.accumulators + weights <= registers:
+                    held = costs.weights * tile_vectors if tile.pixels > 1 else 0
+                    if tile.accumulators * costs.accumulator + held <= registers:
                         yield tile, block
 
 
@@ -138,8 +163,9 @@ def choose_tile(
     vectors = [block for block in vectors if block * lanes <= max(largest, lanes)]
     fitting = [
         (tile, block)
-        for tile, block in tiles(rows, columns, vectors, registers)
-        if tile.pixels * block * lanes * costs.bytes < STACK_BYTES
+        for tile, block in tiles(rows, columns, vectors, registers, costs)
+        if tile.columns % costs.columns == 0
+        and tile.pixels * block * lanes * costs.bytes < STACK_BYTES
     ]
     return min(fitting, key=lambda found: (costs.of(found[0]), -found[1], -found[0].columns))
 
@@ -171,13 +197,15 @@ def computed_columns(
     >>> computed_columns(13, 13, 256, 16, ISAS["avx512vpopcntdq"], "word")
     14
     """
+    step = COSTS[form].columns
     if rows * columns == 1:
-        return columns
+        return step
     blocks = whole_words(divisors(-(-channels // lanes)), lanes)
 
     def cost(width: int) -> float:
         tile, _ = choose_tile(rows, width, blocks, lanes, isa.registers(form), form)
         return COSTS[form].of(tile) * width
 
-    best = min(range(columns, columns + _MOST_COLUMNS + 1), key=cost)
-    return best if cost(best) < (1 - _LEAST_GAIN) * cost(columns) else columns
+    least = -(-columns // step) * step
+    best = min(range(least, columns + _MOST_COLUMNS + 1, step), key=cost)
+    return best if cost(best) < (1 - _LEAST_GAIN) * cost(least) else least

@@ -69,7 +69,7 @@ def schedule_winograd(sch: Any, isa: Isa, num_threads: int) -> bool:
     _schedule_points(sch, points, loops.row)
     _schedule_rows(sch, rows, loops.row)
     _schedule_image(sch, kernel.before, image, places, num_threads)
-    schedule_epilogue(sch, kernel, loops.group, loops.channels, isa)
+    schedule_epilogue(sch, kernel, loops.group, loops.channels, isa.lanes)
     return True
 
 

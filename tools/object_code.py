@@ -97,7 +97,8 @@ class Counts:
 _LABEL = re.compile(r"^([\w.$]+):")
 _LINE = re.compile(r"^\s+([a-z][\w.]*)\s*(.*)")
 _JUMP = re.compile(r"^(j[a-z]+|b(\.[a-z]+)?|cbn?z|tbn?z)$")
-_STACK = re.compile(r"\(%[er]sp|\(%[er]bp\)|\[(sp|x29)\b")
+_STACK = re.compile(r"\(%[er]sp|\(%[er]bp\)|\[sp\b")
+_FRAME = re.compile(r"\[x29\b")  # where x29 is not a register like any other
 
 
 def functions(assembly: str) -> dict[str, tuple[list[Instruction], dict[str, int]]]:
@@ -156,6 +157,7 @@ def count(assembly: str, kind: str) -> Counts:
         if "_compute_" not in name:
             continue  # checks of arguments, entries of the runtime
         size += len(code)
+        stack = [_STACK, _FRAME] if _has_frame(code) else [_STACK]
         inner: set[int] = set()
         inside: set[int] = set()
         for loop in loops(code, labels):
@@ -165,10 +167,19 @@ def count(assembly: str, kind: str) -> Counts:
             if loop.innermost and done:
                 inner.update(body)
                 work += done
-                spills += sum(bool(_STACK.search(code[index].operands)) for index in body)
+                spills += sum(
+                    any(place.search(code[index].operands) for place in stack) for index in body
+                )
         working += len(inner)
         around += len(inside - inner)
     return Counts(round(work), round(working), round(spills), round(around), round(size))
+
+
+def _has_frame(code: list[Instruction]) -> bool:
+    """Return whether x29 points into the stack of an AArch64 function."""
+    return any(
+        each.mnemonic in ("mov", "add") and re.match(r"x29, sp\b", each.operands) for each in code
+    )
 
 
 def _work(instruction: Instruction, kind: str) -> float:

@@ -13,14 +13,14 @@ import tvm
 
 from xnortvm import ops
 from xnortvm.ops import reference
-from xnortvm.ops.bconv2d import bconv2d_te
+from xnortvm.ops.bconv2d import bconv2d_te, conv_form
 from xnortvm.ops.bdense import bdense_te, dense_form
 from xnortvm.ops.bitpack import bitpack_te, threshold_pack_te
 from xnortvm.ops.bsum2d import bsum2d_te
 from xnortvm.ops.channels import blocked_weight
 from xnortvm.ops.conv2d import conv2d_te
 from xnortvm.ops.dense import dense_te
-from xnortvm.ops.dot import form_of, kernel_weights
+from xnortvm.ops.dot import kernel_weights
 from xnortvm.schedules.isa import Isa
 
 te = tvm.te
@@ -165,7 +165,17 @@ def bconv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int 
     signs = _signs(rng, (conv.outputs, *conv.kernel, per_group), conv.masked)
     w = ops.pack_weights(signs)
     base = ops.border_base(signs, conv.size, **conv.geometry, pad_value=conv.pad_value)
-    form = form_of(isa, conv.outputs, conv.groups, conv.map[0] * conv.map[1], masked=conv.masked)
+    form = conv_form(
+        isa,
+        channels=conv.channels,
+        outputs=conv.outputs,
+        kernel=conv.kernel,
+        strides=conv.strides,
+        dilation=conv.dilation,
+        groups=conv.groups,
+        pixels=conv.map[0] * conv.map[1],
+        masked=conv.masked,
+    )
     weights = kernel_weights(w, per_group, form)
     expected = reference.bconv2d(
         a,
@@ -209,7 +219,7 @@ def bdense_case(
     a = ops.pack(rng.random((rows, channels)) < 0.5)
     signs = _signs(rng, (outputs, channels), masked)
     w = ops.pack_weights(signs)
-    weights = kernel_weights(w, channels, dense_form(isa, outputs, masked=masked))
+    weights = kernel_weights(w, channels, dense_form(isa, channels, outputs, masked=masked))
     terms = [np.count_nonzero(signs, axis=1).astype(np.int32)] if masked else []
     pa = _placeholder("a", a)
     pw = [_placeholder(f"w{i}", array) for i, array in enumerate(weights)]

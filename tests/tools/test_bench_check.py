@@ -142,3 +142,14 @@ def test_the_record_is_complete() -> None:
         if bench_check.NEEDS.get(name, frozenset()) <= resolve(cpu).features
     }
     assert set(bench_check.read()) == names
+
+
+@pytest.mark.parametrize(
+    ("register", "frame", "spills"),
+    [("sp", "", 1), ("x29", "\tmov\tx29, sp\n", 1), ("x29", "", 0)],
+)
+def test_x29_is_the_stack_only_where_it_points_there(
+    register: str, frame: str, spills: int
+) -> None:
+    body = f".L1:\n\tldr\tq0, [{register}, #16]\n\tcnt\tv0.16b, v0.16b\n\tb.ne\t.L1\n\tret\n"
+    assert object_code.count(f"f_compute_:\n{frame}{body}", "binary").spills == spills

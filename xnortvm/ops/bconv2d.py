@@ -21,7 +21,16 @@ from typing import TYPE_CHECKING, Any
 
 from xnortvm._tvm import TensorType, relax, te, tirx
 from xnortvm.ops.channels import group_of, lane_of
-from xnortvm.ops.dot import differing, differing_bits, form_of, kernel_weights, spread
+from xnortvm.ops.dot import (
+    Form,
+    Shape,
+    differing,
+    differing_bits,
+    form_of,
+    kernel_weights,
+    spread,
+    twice,
+)
 from xnortvm.ops.layout import (
     BorderClasses,
     border_classes,
@@ -129,6 +138,25 @@ def _class_index(position: Any, classes: BorderClasses) -> Any:
     return index
 
 
+def conv_form(
+    isa: Isa,
+    *,
+    channels: int,
+    outputs: int,
+    kernel: tuple[int, int],
+    strides: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    pixels: int,
+    masked: bool = False,
+) -> Form:
+    """Return how a convolution counts; ``channels`` are those of all groups."""
+    taps = kernel[1] if dilation[1] == 1 else 1
+    return form_of(
+        isa, Shape(channels // groups, outputs, groups, pixels, taps, strides[1], masked)
+    )
+
+
 def bconv2d_te(
     a: Any,
     weights: Sequence[Any],
@@ -165,10 +193,22 @@ def bconv2d_te(
         return tirx.Select(tirx.floormod(c, per_group) == per_group - 1, last, full)
 
     w, *_ = weights
-    form = form_of(isa, outputs, groups, rows.size * columns.size, masked=masked)
+    form = conv_form(
+        isa,
+        channels=channels,
+        outputs=outputs,
+        kernel=kernel,
+        strides=strides,
+        dilation=dilation,
+        groups=groups,
+        pixels=rows.size * columns.size,
+        masked=masked,
+    )
     padded, steps = int(w.shape[0]) * form.lanes, form.steps(channels // groups)
+    run = steps * form.elements
     computed = computed_columns(rows.size, columns.size, padded, form.lanes, isa, form.name)
-    needed = (computed - 1) * strides[1] + dilation[1] * (kernel[1] - 1) + 1
+    needed = (computed - 1) * strides[1] + dilation[1] * (kernel[1] - form.taps)
+    needed += -(-run // per_group) if form.elements > 1 else 1
     right = max(right, needed - left - width)
     image = pad_image(a, (top, left, bottom, right), padding_word)
     x = spread(image, channels // groups, groups, form)
@@ -176,30 +216,31 @@ def bconv2d_te(
     def step(index: Sequence[Any], at: Sequence[Any]) -> Any:
         n, y, i, o = index
         ky, kx, c = at
-        activation = x[
-            n,
-            y * strides[0] + ky * dilation[0],
-            i * strides[1] + kx * dilation[1],
-            group_of(o, outputs, groups, padded) * steps + c,
-        ]
+        row, column = y * strides[0] + ky * dilation[0], i * strides[1] + kx * dilation[1]
+        first = group_of(o, outputs, groups, padded) * steps + c
         block, lane = lane_of(o, form.lanes)
-        return differing(weights, form, isa, activation, (block, ky, kx, c, lane))
+        elements = [x[n, row, column, first]]
+        if form.elements > 1:  # of one run of words, which goes on in the next pixels
+            width = groups * per_group
+            run = [first * form.elements + element for element in range(form.elements)]
+            elements = [x[n, row, column + word // width, word % width] for word in run]
+        return differing(weights, form, isa, elements, (block, ky, kx, c, lane))
 
     count = differing_bits(
         (images, rows.size, computed, padded),
-        (kernel[0], kernel[1], steps),
+        (kernel[0], kernel[1] // form.taps, steps),
         step,
         form,
         isa,
         "bconv2d",
     )
+    total = channels // groups * kernel[0] * kernel[1]
     corrected = tuple(int(dim) for dim in base.shape[:2]) != (1, 1)
 
     def accumulator(n: Any, y: Any, i: Any, o: Any) -> Any:
         row = _class_index(y, rows) if corrected else 0
         column = _class_index(i, columns) if corrected else 0
-        differing = count[n, y, i, o].astype("int32")
-        return base[row, column, o] - tirx.const(2, "int32") * differing
+        return base[row, column, o] - twice(count, (n, y, i, o), total)
 
     shape = (images, rows.size, columns.size, outputs)
     return te.compute(shape, accumulator, name="acc", attrs={"xnortvm.op": "accumulator"})
@@ -212,26 +253,30 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
         raise ValueError("the weights of bconv2d must be a constant")
     groups, channels = int(call.attrs["groups"]), int(call.attrs["channels"])
     masked = is_masked(packed.shape[3], channels // groups)
-    form = form_of(isa, packed.shape[0], groups, prod(_sizes(call)), masked=masked)
 
     def integers(name: str) -> tuple[int, ...]:
         return tuple(int(value) for value in call.attrs[name])
+
+    geometry: dict[str, Any] = {
+        "outputs": packed.shape[0],
+        "kernel": (packed.shape[1], packed.shape[2]),
+        "channels": channels,
+        "strides": integers("strides"),
+        "dilation": integers("dilation"),
+        "groups": groups,
+        "masked": masked,
+    }
+    form = conv_form(isa, pixels=prod(_sizes(call)), **geometry)
 
     def compute(a: Any, base: Any, *weights: Any) -> Any:
         return bconv2d_te(
             a,
             weights,
             base,
-            outputs=packed.shape[0],
-            kernel=(packed.shape[1], packed.shape[2]),
-            channels=channels,
-            strides=integers("strides"),  # type: ignore[arg-type]
             padding=integers("padding"),  # type: ignore[arg-type]
-            dilation=integers("dilation"),  # type: ignore[arg-type]
-            groups=groups,
             pad_value=int(call.attrs["pad_value"]),
             isa=isa,
-            masked=masked,
+            **geometry,
         )
 
     weights = map(relax.const, kernel_weights(packed, channels // groups, form))

@@ -13,7 +13,15 @@ import numpy as np
 
 from xnortvm._tvm import TensorType, relax, te, tirx
 from xnortvm.ops.channels import lane_of
-from xnortvm.ops.dot import Form, differing, differing_bits, form_of, kernel_weights
+from xnortvm.ops.dot import (
+    Form,
+    Shape,
+    differing,
+    differing_bits,
+    form_of,
+    kernel_weights,
+    twice,
+)
 from xnortvm.ops.layout import is_masked, unpack_weights, words
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
 
@@ -56,9 +64,9 @@ def bdense(a: Any, w: Any, *, channels: int, layer: str = "") -> Any:
     return make_call(NAME, [a, w], channels=int(channels), layer=layer)
 
 
-def dense_form(isa: Isa, outputs: int, *, masked: bool = False) -> Form:
+def dense_form(isa: Isa, channels: int, outputs: int, *, masked: bool = False) -> Form:
     """Return how a dense layer counts; rows share no vectors of weights."""
-    return form_of(isa, outputs, groups=1, pixels=1, masked=masked)
+    return form_of(isa, Shape(channels, outputs, masked=masked))
 
 
 def bdense_te(
@@ -69,19 +77,20 @@ def bdense_te(
     With masked weights ``terms`` (O,) int32 counts those that are not 0.
     """
     rows, (w, *_) = int(a.shape[0]), weights
-    form = dense_form(isa, outputs, masked=terms is not None)
+    form = dense_form(isa, channels, outputs, masked=terms is not None)
 
     def step(index: Sequence[Any], at: Sequence[Any]) -> Any:
         block, lane = lane_of(index[1], form.lanes)
-        return differing(weights, form, isa, a[index[0], at[0]], (block, at[0], lane))
+        first = at[0] * form.elements
+        elements = [a[index[0], first + element] for element in range(form.elements)]
+        return differing(weights, form, isa, elements, (block, at[0], lane))
 
     padded = int(w.shape[0]) * form.lanes
     count = differing_bits((rows, padded), (form.steps(channels),), step, form, isa, "bdense")
 
     def accumulator(m: Any, o: Any) -> Any:
-        differing = count[m, o].astype("int32")
         total = tirx.const(channels, "int32") if terms is None else terms[o]
-        return total - tirx.const(2, "int32") * differing
+        return total - twice(count, (m, o), channels)
 
     return te.compute((rows, outputs), accumulator, name="acc", attrs={"xnortvm.op": "accumulator"})
 
@@ -93,7 +102,8 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
         raise ValueError("the weights of bdense must be a constant")
     channels = int(call.attrs["channels"])
     masked = is_masked(packed.shape[1], channels)
-    weights = kernel_weights(packed, channels, dense_form(isa, packed.shape[0], masked=masked))
+    form = dense_form(isa, channels, packed.shape[0], masked=masked)
+    weights = kernel_weights(packed, channels, form)
     extra = []
     if masked:
         terms = np.count_nonzero(unpack_weights(packed, channels), axis=1)
