@@ -39,6 +39,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--clock-ghz", type=float, default=1.5, metavar="GHZ", help="of these cores, for times"
     )
+    board = parser.add_argument_group("on a board, through TVM's RPC tracker")
+    board.add_argument(
+        "--rpc",
+        metavar="HOST:PORT",
+        help="the tracker; MODEL is compiled for --target, sent to a board, checked and timed "
+        "there; a folder of `xnortvm compile -o FOLDER/` is sent as it is",
+    )
+    board.add_argument("--key", metavar="KEY", help="under which the board registered")
+    board.add_argument(
+        "--timeout", type=float, default=600.0, metavar="S", help="seconds for all of it"
+    )
     parser.add_argument("--num-threads", type=int, default=1, metavar="N", help="threads of all")
     parser.add_argument("--repeats", type=int, metavar="N", help="timed calls of each engine")
     parser.add_argument(
@@ -66,10 +77,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Outcome:
     """Time what is asked for."""
-    from xnortvm.tools import bench_cost, bench_layers, bench_machine, bench_model  # they load TVM
+    from xnortvm.tools import (  # they load TVM
+        bench_cost,
+        bench_layers,
+        bench_machine,
+        bench_model,
+        bench_rpc,
+    )
 
     if args.repeats is not None and args.repeats < 1:
         raise XnortvmError(f"--repeats={args.repeats} is not a number of calls; give at least 1")
+    if args.rpc is not None:
+        return bench_rpc.run(args)
     if args.plot and not args.layers:
         raise ModelError("--plot draws the layers; give --layers too")
     if args.model_cost is not None:

@@ -10,37 +10,16 @@ import platform
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from xnortvm._tvm import BlockBuilder, TensorType, relax, relax_transform
-from xnortvm.report import Report
-from xnortvm.runtime.build import build
-from xnortvm.runtime.folder import Example
-from xnortvm.runtime.module import CompiledModel
-from xnortvm.target import resolve
-
 sys.path.insert(0, str(Path(__file__).parent))
-from stand_in import StandIn
-
-
-def _saved(target: str, folder: Path, expected: float = 2.0) -> Path:
-    """x (2, 3) → x + x."""
-    builder = BlockBuilder()
-    x = relax.Var("x", TensorType((2, 3), "float32"))
-    with builder.function("main", [x]):
-        with builder.dataflow():
-            y = builder.emit_output(builder.emit(relax.op.add(x, x)))
-        builder.emit_func_output(y)
-    built = build(relax_transform.LegalizeOps()(builder.get()), resolve(target))
-    given = np.ones((2, 3), "float32")
-    example = Example((given,), (given * np.float32(expected),), 1e-5)
-    return CompiledModel.from_built(built, Report()).save_folder(folder, example)
+from .small_model import saved
+from .stand_in import StandIn
 
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return _saved("llvm", tmp_path_factory.mktemp("model") / "out")
+    return saved("llvm", tmp_path_factory.mktemp("model") / "out")
 
 
 @pytest.fixture
@@ -72,7 +51,7 @@ def test_a_second_deployment_replaces_the_first(cli, out: Path, board: StandIn):
 
 
 def test_wrong_outputs_are_status_1(cli, board: StandIn, tmp_path: Path):
-    ran = deploy(cli, _saved("llvm", tmp_path / "wrong", expected=3.0))
+    ran = deploy(cli, saved("llvm", tmp_path / "wrong", expected=3.0))
     assert ran.status == 1
     assert "WRONG" in ran.out
     assert "The self-test FAILED" in ran.out
@@ -118,7 +97,7 @@ def test_a_board_of_another_architecture(cli, out: Path, board: StandIn):
 def test_a_cpu_without_the_instructions(cli, out: Path, board: StandIn, tmp_path: Path):
     manifest = json.loads((out / "manifest.json").read_text())
     manifest["machine"]["features"] = ["quantum"]
-    odd = _saved("llvm", tmp_path / "odd")
+    odd = saved("llvm", tmp_path / "odd")
     (odd / "manifest.json").write_text(json.dumps(manifest))
     fails(cli, "could not run: xnortvm/odd was compiled for llvm", odd)
 
@@ -145,7 +124,7 @@ def test_what_is_no_folder_with_examples(cli, out: Path, board: StandIn, tmp_pat
     fails(cli, "it holds no manifest.json", tmp_path)
     manifest = json.loads((out / "manifest.json").read_text())
     del manifest["selftest"]
-    bare = _saved("llvm", tmp_path / "bare")
+    bare = saved("llvm", tmp_path / "bare")
     (bare / "manifest.json").write_text(json.dumps(manifest))
     fails(cli, "is no folder with example inputs; write one with xnortvm compile", bare)
 
@@ -154,4 +133,4 @@ def test_what_is_no_folder_with_examples(cli, out: Path, board: StandIn, tmp_pat
 def test_code_for_a_raspberry_pi_is_not_sent_to_this_machine(cli, board: StandIn, tmp_path: Path):
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("needs zig")
-    fails(cli, "which means aarch64-linux-gnu; compile it with", _saved("rpi4", tmp_path / "pi"))
+    fails(cli, "which means aarch64-linux-gnu; compile it with", saved("rpi4", tmp_path / "pi"))

@@ -15,7 +15,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import numpy as np
 
 from xnortvm.errors import ModelError, XnortvmError
 from xnortvm.runtime import bundle
+from xnortvm.runtime.folder import Example
 from xnortvm.runtime.measure import BenchmarkResult
 from xnortvm.runtime.module import load
 
@@ -129,21 +130,43 @@ def run(folder: Path, repeats: int | None = None) -> SelfTest:
         When this machine cannot run the code.
     """
     manifest, members = bundle.read(folder)
-    example = manifest.get("selftest")
-    if example is None:
-        raise ModelError(
-            f"{folder} holds no example inputs; write it with xnortvm compile MODEL -o {folder}/"
-        )
+    example = example_of(manifest, members, folder)
     model = load(folder)
-    inputs, wanted = (_arrays(example[kind], members) for kind in ("inputs", "outputs"))
-    bound, names = float(example["bound"]), [row["name"] for row in example["outputs"]]
-    outputs = compare(names, model(*inputs), wanted, bound)
-    latency = model.benchmark(inputs, repeats=repeats)
-    return SelfTest(outputs, bound, latency, f"{platform.machine()} {platform.node()}".strip())
+    names = [spec.name for spec in model.outputs]
+    outputs = compare(names, model(*example.inputs), example.outputs, example.bound)
+    latency = model.benchmark(example.inputs, repeats=repeats)
+    return SelfTest(
+        outputs, example.bound, latency, f"{platform.machine()} {platform.node()}".strip()
+    )
 
 
-def _arrays(rows: Sequence[dict[str, Any]], members: dict[str, bytes]) -> list[Array]:
-    return [np.frombuffer(members[row["file"]], row["dtype"]).reshape(row["shape"]) for row in rows]
+def example_of(
+    manifest: Mapping[str, Any], members: Mapping[str, bytes], folder: Path | str
+) -> Example:
+    """Return the example of a model that `bundle.read` read.
+
+    Raises
+    ------
+    ModelError
+        When it has none.
+    """
+    data = manifest.get("selftest")
+    if data is None:
+        raise ModelError(
+            f"{folder} holds no example inputs; write a folder that does with "
+            "xnortvm compile MODEL -o FOLDER/"
+        )
+
+    def arrays(kind: str) -> tuple[Array, ...]:
+        return tuple(
+            np.frombuffer(members[row["file"]], row["dtype"]).reshape(row["shape"])
+            for row in data[kind]
+        )
+
+    try:
+        return Example(arrays("inputs"), arrays("outputs"), float(data["bound"]))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelError(f"{folder} is damaged: its example cannot be read ({error})") from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:

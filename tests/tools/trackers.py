@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A tracker and servers of TVM's RPC as processes on loopback."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from tvm import rpc
+
+HERE = "127.0.0.1"
+
+
+class Process:
+    """A process and what it starts."""
+
+    def __init__(self, command: Sequence[object], log: Path) -> None:
+        self.log = log
+        with log.open("wb") as out:
+            self.started = subprocess.Popen(
+                list(map(str, command)), stdout=out, stderr=out, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """End all of it at once, as a board does that loses power."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.started.pid, signal.SIGKILL)
+        self.started.wait()
+
+
+class Tracker:
+    """A running tracker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.port, self.processes = folder, free_port(), []
+        self.start("tracker", [sys.executable, "-m", "tvm.exec.rpc_tracker"], self.port)
+        self._wait(lambda: socket.create_connection((HERE, self.port), 1).close())
+
+    @property
+    def address(self) -> str:
+        """As ``--rpc`` takes it."""
+        return f"{HERE}:{self.port}"
+
+    def start(self, name: str, command: Sequence[object], port: int, *options: object) -> Process:
+        """Start a process that listens on one port."""
+        where = ("--host", HERE, "--port", port, "--port-end", port + 1)
+        process = Process([*command, *where, *options], self.folder / f"{name}.log")
+        self.processes.append(process)
+        return process
+
+    def serve(self, key: str, command: Sequence[object] = (), *options: object) -> Process:
+        """Start a server and wait until it has registered."""
+        command = command or [sys.executable, "-m", "tvm.exec.rpc_server"]
+        options = ("--tracker", self.address, "--key", key, *options)
+        process = self.start(key, command, free_port(), *options)
+        self._wait(lambda: self._registered(key))
+        return process
+
+    def _registered(self, key: str) -> None:
+        client = rpc.connect_tracker(HERE, self.port)
+        try:
+            if not client.summary()["queue_info"].get(key, {}).get("free"):
+                raise OSError("not yet")
+        finally:
+            client.close()
+
+    def _wait(self, condition: object, seconds: float = 90) -> None:
+        end = time.monotonic() + seconds
+        while True:
+            try:
+                condition()  # type: ignore[operator]
+                return
+            except OSError:
+                if time.monotonic() > end:
+                    logs = [p.log.read_text(errors="replace")[-500:] for p in self.processes]
+                    raise TimeoutError("\n".join(logs)) from None
+                time.sleep(0.2)
+
+
+@contextmanager
+def running_tracker() -> Iterator[Tracker]:
+    """Start a tracker; it and its servers end with the block."""
+    with tempfile.TemporaryDirectory() as folder:
+        tracker = None
+        try:
+            tracker = Tracker(Path(folder))
+            yield tracker
+        finally:
+            for process in reversed(tracker.processes if tracker else []):
+                process.kill()
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind((HERE, 0))
+        return int(probe.getsockname()[1])
