@@ -51,7 +51,8 @@ class Linked:
         outputs: tuple[TensorSpec, ...],
     ) -> None:
         library = folder / f"lib{prefix}.so"
-        run("cc", "-shared", "-o", library, folder / f"{prefix}.o", "-lm")
+        if not library.exists():  # one that is loaded already is not replaced
+            run("cc", "-shared", "-o", library, folder / f"{prefix}.o", "-lm")
         self.inputs, self.outputs = inputs, outputs
         self._library = ctypes.CDLL(str(library))
         self.call = getattr(self._library, f"{prefix}_run")

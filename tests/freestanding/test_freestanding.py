@@ -127,6 +127,16 @@ def test_a_program_without_any_library_can_run_it(saved: Any, tmp_path: Path) ->
     assert "INTERP" not in run("readelf", "-l", tmp_path / "alone")
 
 
+def test_a_run_takes_less_than_8_kilobytes_of_stack(saved: Any, tmp_path: Path) -> None:
+    one = saved("cifar")
+    source = Path(__file__).with_name("stack.c")
+    run(
+        *("cc", "-std=gnu11", "-O1", "-I", one.folder, source, one.folder / "cifar.o"),
+        *("-lpthread", "-lm", "-o", tmp_path / "stack"),
+    )
+    assert 0 < int(run(tmp_path / "stack")) < 8192
+
+
 def test_two_models_live_in_one_program(saved: Any, tmp_path: Path) -> None:
     folders = [saved(name).folder for name in ("linear", "lenet")]
     (tmp_path / "both.c").write_text(
@@ -283,6 +293,23 @@ def test_16_bit_floats_at_the_border_are_refused(tmp_path: Path) -> None:
     )
     with pytest.raises(ModelError, match="float16, which C99 has no type for"):
         compiled.save_freestanding(tmp_path / "out")
+
+
+def test_maths_of_the_model_is_asked_of_the_c_library_and_no_more(tmp_path: Path) -> None:
+    class Maths(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return torch.softmax(x, -1), torch.erf(x), x.half().float()
+
+    compiled = xnortvm.compile(
+        Maths(), target="llvm -mcpu=x86-64", example_inputs=torch.zeros(2, 9), verify=False
+    )
+    made = compiled.save_freestanding(tmp_path / "maths", prefix="maths")
+    assert set(made.needs) == {"erff", "expf"}
+    if resolve("llvm -mcpu=x86-64").is_host:
+        linked = Linked(tmp_path / "maths", "maths", compiled.inputs, compiled.outputs)
+        values = random_values(compiled.inputs, 1)
+        for one, other in zip(linked(*values), flat(compiled(*values)), strict=True):
+            assert one.tobytes() == other.tobytes()
 
 
 def test_a_model_for_several_threads_becomes_one_for_one_thread(saved: Any, tmp_path: Path) -> None:

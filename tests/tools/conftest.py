@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +60,11 @@ class FakeModel:
             raise OutputError(f"{path} cannot be written: no space left on device")
         Path(path).write_text("saved")
         return Path(path)
+
+    def save_freestanding(self, path: Path, prefix: str) -> Any:
+        path.mkdir()
+        (path / f"{prefix}.o").write_text("object")
+        return SimpleNamespace(sizes={"code": 1234, "weights": 5, "workspace": 6})
 
     def save_folder(self, path: Path, example: Any) -> Path:
         path.mkdir(exist_ok=True)

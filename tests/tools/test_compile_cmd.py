@@ -136,3 +136,31 @@ def test_a_folder_of_other_files_is_refused_before_compiling(cli, fake, tmp_path
     assert ran.status == 1
     assert "holds other files; name a new or an empty one" in ran.err
     assert fake == []
+
+
+def test_freestanding_writes_a_folder_and_prints_what_lies_where(cli, fake, tmp_path: Path):
+    out = tmp_path / "out"
+    ran = cli("compile", "lenet", "-o", out, "--freestanding", "--prefix", "net")
+    assert (out / "net.o").read_text() == "object"
+    assert ran.out.endswith("bytes: code 1,234, weights 5, workspace 6\n")
+    data = cli("compile", "lenet", "-o", tmp_path / "b", "--freestanding", "--json").data
+    assert data["bytes"] == {"code": 1234, "weights": 5, "workspace": 6}
+    assert (tmp_path / "b" / "model.o").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--freestanding", "--prefix", "a-b"), "the prefix 'a-b' cannot begin"),
+        (("--freestanding", "--target", "h100"), "holds code for a CPU"),
+        (("--freestanding", "--target", "apple-m1"), "is an ELF file"),
+        (("--prefix", "net"), "--prefix names what --freestanding writes"),
+    ],
+)
+def test_what_has_no_freestanding_form_is_found_before_compiling(
+    cli, fake, tmp_path: Path, options: tuple[str, ...], said: str
+):
+    ran = cli("compile", "lenet", "-o", tmp_path / "out", *options)
+    assert ran.status == 1
+    assert said in ran.err
+    assert fake == []

@@ -180,7 +180,7 @@ def make(
             f"a freestanding object is an ELF file of little endian, and code for {target.name} "
             "is none; compile for another target"
         )
-    _check_symbols(elf, prefix)
+    check_symbols(elf, prefix)
     return Freestanding(
         prefix=prefix,
         object=data,
@@ -214,7 +214,14 @@ def check_interface(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec])
             )
 
 
-def _check_symbols(elf: ElfObject, prefix: str) -> None:
+def check_symbols(elf: ElfObject, prefix: str) -> None:
+    """Refuse an object file that is not freestanding.
+
+    Raises
+    ------
+    CompileError
+        When it defines or needs other symbols than it should, or holds variables.
+    """
     wanted = {f"{prefix}_run", f"{prefix}_workspace_bytes"}
     if elf.defined != wanted:
         raise CompileError(

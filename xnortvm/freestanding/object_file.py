@@ -74,7 +74,7 @@ class ElfObject:
 
 def read_object(data: bytes) -> ElfObject | None:
     """Read an object file; None when it is no ELF file of little endian."""
-    if data[:4] != b"\x7fELF" or data[4] not in _FORMS or data[5] != 1:
+    if data[:4] != b"\x7fELF" or len(data) < 64 or data[4] not in _FORMS or data[5] != 1:
         return None
     form = _FORMS[data[4]]
     header = struct.unpack_from(form.header, data)
