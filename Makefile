@@ -19,13 +19,14 @@ SOURCES := xnortvm schedules models tools tests examples
 # says how that works), so it is shown a folder of links in which they lie where they are imported.
 TYPES   := build/types
 
-.PHONY: help demo test test-avx512 test-arm-deploy fuzz fuzz-ci coverage lint format bench bench-check bench-record figures clean
+.PHONY: help demo test test-avx512 test-arm test-arm-deploy fuzz fuzz-ci coverage lint format bench bench-check bench-record figures clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    compile binary ResNet-18 for this machine, check it, compare its speed"
 	@echo "make test    run the tests"
 	@echo "make test-avx512  run AVX-512 kernels in an emulator (tests/emulated/README.md)"
+	@echo "make test-arm     run ARM kernels and networks in an emulator (the same page)"
 	@echo "make test-arm-deploy  deploy to an emulated arm64 board (apt, qemu-user; no root)"
 	@echo "make fuzz    compare 1000 random networks with PyTorch (ARGS=5000: as many)"
 	@echo "make coverage  write docs/coverage.md: what is binary, by idiom and way of import"
@@ -45,6 +46,9 @@ test: $(VENV)/.ready-dev
 
 test-avx512: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.emulated.run $(ARGS)
+
+test-arm: $(VENV)/.ready-dev
+	$(BIN)/python -m tests.emulated.arm $(ARGS)
 
 test-arm-deploy: $(VENV)/.ready-dev
 	XNORTVM_ARM64_ROOT=$$($(BIN)/python -m tests.arm.root) $(BIN)/python -m pytest tests/arm $(ARGS)

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Compare the instruction counts of the hot kernels with those that are recorded.
+"""Compare what the hot kernels cost with what is recorded.
 
 Times on shared machines are noise; what LLVM emits for a fixed CPU is not. Every kernel is compiled
 for every instruction set, whatever this machine is, and its loops are counted
-(`xnortvm.tools.object_code`).
+(`xnortvm.tools.object_code`). Those for ARM are also run in an emulator, where one is installed,
+and what they execute is modelled (`xnortvm.tools.cost_record`).
 
     python -m xnortvm.tools.bench_check            compare, exit with 1 where something got worse
     python -m xnortvm.tools.bench_check --record   write the counts of now
@@ -27,6 +28,9 @@ from xnortvm.graph.dataflow import const
 from xnortvm.ops.stem_conv2d import stem_conv2d
 from xnortvm.stem import METHODS
 from xnortvm.target import Target, resolve
+from xnortvm.tools import cost_record
+from xnortvm.tools.emulation import needs
+from xnortvm.tools.emulation.cost import Cost
 from xnortvm.tools.layer_modules import Layer, binary_layer, function, kernels_of
 from xnortvm.tools.object_code import Counts, count
 from xnortvm.tools.outcome import table
@@ -52,6 +56,14 @@ class Margin(NamedTuple):
 
 #: Working loops are what the time goes into; around them LLVM may shuffle a little.
 MARGINS = {"cost": Margin(0.02, 0.5), "spills": Margin(0.0, 2.0), "around": Margin(0.10, 20.0)}
+
+#: The same for modelled costs, which have no noise; the absolute part is for kernels of no size.
+COST_MARGINS = {
+    "instructions": Margin(0.005, 20.0),
+    "cycles": Margin(0.02, 20.0),
+    "l1_misses": Margin(0.10, 20.0),
+    "spills": Margin(0.0, 0.0),
+}
 
 
 def _float_image(size: int, channels: int) -> np.ndarray[Any, Any]:
@@ -138,6 +150,9 @@ KERNELS: dict[str, tuple[str, Callable[[], IRModule]]] = {
     "max pool 3×3 112×112×64 s2": ("pool", _pool),
 }
 
+#: Kernels whose cost on ARM cores is of no interest, or that these cores have not.
+UNMODELLED = {"stem by Winograd", "stem in bf16", "stem in int8"}
+
 #: Features without which a kernel is of no interest.
 NEEDS = {"stem in bf16": METHODS["bf16"].needs, "stem in int8": METHODS["int8"].needs}
 
@@ -178,14 +193,18 @@ class Difference(NamedTuple):
     worse: bool
 
 
-def compare(recorded: Mapping[str, Counts], now: Mapping[str, Counts]) -> list[Difference]:
+def compare(
+    recorded: Mapping[str, Any],
+    now: Mapping[str, Any],
+    margins: Mapping[str, Margin] = MARGINS,
+) -> list[Difference]:
     """Return what changed by more than its margin, in either direction."""
     found = []
     for kernel in now:
         before = recorded.get(kernel)
         if before is None:
             continue
-        for figure, margin in MARGINS.items():
+        for figure, margin in margins.items():
             old, new = float(getattr(before, figure)), float(getattr(now[kernel], figure))
             allowed = max(margin.relative * old, margin.absolute)
             if abs(new - old) > allowed:
@@ -215,24 +234,61 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--record", action="store_true", help="write the counts of now")
     parser.add_argument("--all", action="store_true", help="print every kernel")
     args = parser.parse_args(argv)
+    statuses = [_counts(args), _costs(args)]
+    return max(statuses)
+
+
+def _counts(args: argparse.Namespace) -> int:
     now = measure()
     before = read() if RECORD.exists() else {}
-    changed = compare(before, now)
     if args.all or not before:
         head = ["kernel", "instructions / 1024", "spills", "around", "size"]
         rows = [[k, c.cost, c.spills, c.around, c.size] for k, c in now.items()]
         print(table(head, rows) + "\n")
-    print(_verdict(before, now, changed))
+    status = _report("kernels", before, now, compare(before, now))
     if args.record:
         write(now)
         print(f"recorded {len(now)} kernels in {RECORD.name}")
+    return 0 if args.record else status
+
+
+def _costs(args: argparse.Namespace) -> int:
+    lacking = needs.missing_for_costs()
+    if lacking:
+        print(f"modelled costs were not compared: {lacking}")
         return 0
-    missing = [kernel for kernel in now if kernel not in before]
-    return int(any(each.worse for each in changed) or bool(missing))
+    now = cost_record.costs_of(
+        {name: make for name, (kind, make) in KERNELS.items() if name not in UNMODELLED}
+    )
+    before: dict[str, Cost] = {}
+    margins = dict(COST_MARGINS)
+    if cost_record.RECORD.exists():
+        before, llvm = cost_record.read()
+        here = needs.find_models().version
+        if llvm.partition(".")[0] != here.partition(".")[0]:
+            print(f"modelled cycles were not compared: they are of LLVM {llvm}, this is {here}")
+            margins = {k: v for k, v in margins.items() if k not in cost_record.BY_LLVM}
+    if args.all or not before:
+        head = ["kernel", "instructions", "cycles", "L1 misses", "spills"]
+        rows = [[k, c.instructions, c.cycles, c.l1_misses, c.spills] for k, c in now.items()]
+        print(table(head, rows) + "\n")
+    status = _report("modelled kernels", before, now, compare(before, now, margins))
+    if args.record:
+        cost_record.write(now)
+        print(f"recorded {len(now)} modelled kernels in {cost_record.RECORD.name}")
+    return 0 if args.record else status
+
+
+def _report(
+    what: str, before: Mapping[str, Any], now: Mapping[str, Any], changed: Sequence[Difference]
+) -> int:
+    """Print what changed; return 1 when something got worse or is not recorded."""
+    print(_verdict(what, before, now, changed))
+    return int(any(each.worse for each in changed) or any(kernel not in before for kernel in now))
 
 
 def _verdict(
-    before: Mapping[str, Counts], now: Mapping[str, Counts], changed: Sequence[Difference]
+    what: str, before: Mapping[str, Any], now: Mapping[str, Any], changed: Sequence[Difference]
 ) -> str:
     lines = []
     if changed:
@@ -243,10 +299,10 @@ def _verdict(
         lines += [table(["kernel", "figure", "recorded", "now", ""], rows), ""]
     missing = [kernel for kernel in now if kernel not in before]
     if missing:
-        lines.append(f"{len(missing)} kernels are not recorded; run make bench-record")
+        lines.append(f"{len(missing)} {what} are not recorded; run make bench-record")
     worse = sum(each.worse for each in changed)
     lines.append(
-        f"{len(now)} kernels: {worse} figures got worse, {len(changed) - worse} better"
+        f"{len(now)} {what}: {worse} figures got worse, {len(changed) - worse} better"
         + ("; look at the code, or run make bench-record if it is meant" if worse else "")
     )
     return "\n".join(lines)
@@ -256,6 +312,9 @@ _FIGURES = {
     "cost": "instructions for 1024 MACs",
     "spills": "stack accesses in working loops",
     "around": "instructions of other loops",
+    "instructions": "executed instructions",
+    "cycles": "modelled cycles",
+    "l1_misses": "modelled misses of the first cache",
 }
 
 

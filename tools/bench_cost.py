@@ -23,7 +23,7 @@ from xnortvm.tools.emulation import needs
 from xnortvm.tools.emulation.cores import Core, core_of
 from xnortvm.tools.emulation.cost import STEP, Cost, bound
 from xnortvm.tools.layer_modules import binary_layer
-from xnortvm.tools.model_cost import Kernel, Subject, measure
+from xnortvm.tools.model_cost import Kernel, Subject, measure, total_of
 from xnortvm.tools.outcome import Outcome, table
 
 _log = logging.getLogger("xnortvm.tools.bench")
@@ -135,11 +135,6 @@ def _common(groups: Sequence[tuple[Target, list[Core]]]) -> dict[str, list[Part]
                 for name, kernels in measured.items()
             ]
     return parts
-
-
-def total_of(kernels: Sequence[Kernel], core: Core) -> Cost:
-    """Add up what kernels cost on a core."""
-    return sum((kernel.costs[core.mcpu] for kernel in kernels), Cost())
 
 
 def _of_model(

@@ -124,6 +124,7 @@ def test_a_made_up_regression_fails_and_recording_it_passes(
     now = {"k": replace(BASE, working=120)}
     monkeypatch.setattr(bench_check, "RECORD", record)
     monkeypatch.setattr(bench_check, "measure", lambda: now)
+    monkeypatch.setattr(bench_check, "_costs", lambda args: 0)
     bench_check.write({"k": BASE})
     assert bench_check.main([]) == 1
     shown = capsys.readouterr().out

@@ -3,16 +3,70 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from xnortvm import pipeline
 from xnortvm._tvm import IRModule, ir, relax, relax_transform, tirx, tvm
 from xnortvm.graph.dataflow import Graph, dtype_of, op_name, shape_of, value_of
 from xnortvm.target import Target
 from xnortvm.tools.emulation.program import INPUT, OUTPUT, Program
+from xnortvm.transform.group import KERNEL_LAYER
 
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(frozen=True)
+class Network:
+    """A model that is compiled and ready to be run.
+
+    Attributes
+    ----------
+    graph : IRModule
+        After the phases that do not depend on the target: what it must compute.
+    inputs : list of ndarray
+    mod : IRModule
+        The same after the phases that make kernels.
+    prefix : str
+        Before the names of its kernels in `program` and `functions`.
+    program : Program
+    results : list of int
+        The slots of what ``main`` returns.
+    """
+
+    graph: IRModule
+    inputs: list[Array]
+    mod: IRModule
+    prefix: str
+    program: Program
+    results: list[int]
+
+    @property
+    def functions(self) -> dict[str, Any]:
+        """Its kernels, for `library`."""
+        return kernels(self.mod, self.prefix)
+
+    @property
+    def layers(self) -> dict[str, list[str]]:
+        """From the kernels that compute layers, without prefix, to the names of those layers."""
+        return {
+            str(gvar.name_hint): [str(layer) for layer in self.mod[gvar].attrs[KERNEL_LAYER]]
+            for gvar in self.mod.get_global_vars()
+            if isinstance(self.mod[gvar], tirx.PrimFunc)
+            and KERNEL_LAYER in (self.mod[gvar].attrs or {})
+        }
+
+
+def network(
+    name: str, graph: IRModule, inputs: list[Array], target: Target, prefix: str = ""
+) -> Network:
+    """Make the kernels of a model for a target."""
+    mod = pipeline.run(graph, pipeline.kernel_phases(target))
+    program = Program(name)
+    results = walk(mod, inputs, program, prefix)
+    return Network(graph, inputs, mod, prefix, program, results)
 
 
 def walk(mod: IRModule, inputs: list[Array], program: Program, prefix: str = "") -> list[int]:

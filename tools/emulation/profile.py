@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 
@@ -48,7 +49,7 @@ class CallProfile(NamedTuple):
     program, call : int
         Which one.
     blocks : list of Block
-        Glued where one always follows the other.
+        Straight code, see `straight`.
     accesses, l1_misses, l2_misses : int
         Of the data caches.
     """
@@ -79,7 +80,7 @@ def read_profile(text: str) -> list[CallProfile]:
             known[rest[0]] = Block(int(rest[1], 16), rest[2], tuple(rest[3:]), 0)
         elif word == "count":
             calls[-1].blocks.append(known[rest[0]]._replace(times=int(rest[1])))
-    return [call._replace(blocks=glued(call.blocks)) for call in calls]
+    return [call._replace(blocks=straight(call.blocks)) for call in calls]
 
 
 def leaves(word: str) -> bool:
@@ -98,26 +99,29 @@ _BRANCHES = (
 )
 
 
-def glued(blocks: list[Block]) -> list[Block]:
-    """Glue blocks to those behind them: the emulator cuts long straight code into several.
+def straight(blocks: Iterable[Block]) -> list[Block]:
+    """Let every block end at a branch, wherever the emulator cut it.
 
-    A block that does not end in a branch and the only one that begins where it ends, executed
-    equally often, are one.
+    The emulator's blocks begin where jumps lead and end at the next branch, but at the end of a
+    page and of its patience, too. Such a block is continued by the one behind it, which was
+    executed so often less on its own account. The result does not depend on where the linker puts
+    the code.
     """
-    starts: dict[int, list[Block]] = defaultdict(list)
-    for block in blocks:
-        starts[block.address].append(block)
-    gone: set[tuple[int, int]] = set()
+    at: dict[int, list[int]] = defaultdict(list)
+    ordered = sorted(blocks, key=lambda block: (block.address, -len(block.words)))
+    times = [block.times for block in ordered]
+    for index, block in enumerate(ordered):
+        at[block.address].append(index)
     found = []
-    for block in sorted(blocks, key=lambda each: (each.address, len(each.words))):
-        if (block.address, len(block.words)) in gone:
-            continue
-        while not leaves(block.words[-1]):
-            behind = starts.get(block.address + 4 * len(block.words), [])
-            behind = [b for b in behind if (b.address, len(b.words)) not in gone]
-            if len(behind) != 1 or behind[0].times != block.times:
+    for index, block in enumerate(ordered):
+        words, left = block.words, times[index]
+        while left and not leaves(words[-1]):
+            behind = at.get(block.address + 4 * len(words), [])
+            behind = [each for each in behind if times[each] >= left]
+            if not behind:
                 break
-            gone.add((behind[0].address, len(behind[0].words)))
-            block = block._replace(words=block.words + behind[0].words)
-        found.append(block)
+            times[behind[0]] -= left
+            words += ordered[behind[0]].words
+        if left:
+            found.append(block._replace(words=words, times=left))
     return found

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from xnortvm.tools.emulation.profile import Block, glued, leaves, read_profile
+from xnortvm.tools.emulation.profile import Block, leaves, read_profile, straight
 
 ADD, BRANCH, RETURN = "0b010000", "54ffffa1", "d65f03c0"
 
@@ -30,12 +30,31 @@ def test_blocks_that_the_emulator_cut_are_one_again() -> None:
     assert first.blocks == [Block(0x4000, "kernel", (ADD, ADD, ADD, BRANCH), 5)]
 
 
-def test_does_not_glue_across_branches_or_different_counts() -> None:
+def test_where_the_emulator_cuts_changes_nothing() -> None:
+    """A loop of three instructions that is entered from above, cut by a page or not."""
+    entry, loop = (ADD, ADD, ADD, ADD, BRANCH), (ADD, ADD, BRANCH)
+    whole = [Block(0x4000, "f", entry, 1), Block(0x4008, "f", loop, 9)]
+    cut = [
+        Block(0x4000, "f", entry[:3], 1),
+        Block(0x400C, "f", entry[3:], 10),
+        Block(0x4008, "f", loop[:1], 9),
+    ]
+    assert straight(whole) == straight(cut) == whole
+
+
+def test_code_behind_a_cut_that_is_a_loop_as_well_keeps_its_own_share() -> None:
+    cut = [Block(0x4000, "f", (ADD,), 2), Block(0x4004, "f", (ADD, BRANCH), 12)]
+    assert straight(cut) == [
+        Block(0x4000, "f", (ADD, ADD, BRANCH), 2),
+        Block(0x4004, "f", (ADD, BRANCH), 10),
+    ]
+
+
+def test_does_not_put_together_what_a_branch_or_a_gap_parts() -> None:
     loop = Block(0x4000, "f", (ADD, BRANCH), 9)
     behind = Block(0x4008, "f", (ADD, RETURN), 9)
-    assert glued([loop, behind]) == [loop, behind]
-    entered_elsewhere = Block(0x4000, "f", (ADD, ADD), 8)
-    assert glued([entered_elsewhere, behind]) == [entered_elsewhere, behind]
+    far = Block(0x5000, "f", (ADD,), 9)
+    assert straight([loop, behind, far]) == [loop, behind, far]
 
 
 def test_branches_are_told_from_other_instructions() -> None:
