@@ -51,7 +51,7 @@ test-arm: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.emulated.arm $(ARGS)
 
 test-arm-deploy: $(VENV)/.ready-dev
-	XNORTVM_ARM64_ROOT=$$($(BIN)/python -m tests.arm.root) $(BIN)/python -m pytest tests/arm $(ARGS)
+	root=$$($(BIN)/python -m tests.arm.root) && XNORTVM_ARM64_ROOT=$$root $(BIN)/python -m pytest tests/arm $(ARGS)
 
 # Random networks against PyTorch; what fails is shrunk and saved in build/fuzz. Replay it with
 # ARGS=build/fuzz/…/SPEC.json, and keep it in tests/fuzz/regressions.

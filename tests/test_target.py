@@ -123,11 +123,59 @@ def test_a_bare_cpu_means_its_own_architecture_on_every_machine(host, machine, t
     assert str(target.tvm.attrs["mtriple"]) == triple
 
 
-def test_a_bare_cpu_of_another_architecture_makes_code_for_that_architecture():
+ARM_CORES = [
+    *("cortex-a53", "cortex-a55", "cortex-a72", "cortex-a76", "cortex-a78", "cortex-x1"),
+    *("neoverse-n1", "neoverse-v1", "apple-m1"),
+]
+ARM_BOARDS = {
+    "rpi3": "cortex-a53",
+    "rpi4": "cortex-a72",
+    "rpi5": "cortex-a76",
+    "jetson-orin": "cortex-a78ae",
+    "pixel6": "cortex-x1",
+    "graviton3": "neoverse-v1",
+    "armv7": "generic",
+}
+#: Cores that LLVM issues one or two instructions in order for; their code suits every other core.
+IN_ORDER = {"cortex-a53"}
+
+
+def code_for(target: str) -> str:
+    """Return LLVM's code of a small kernel."""
     words = te.placeholder((4,), "uint32", name="words")
     function = te.create_prim_func([words, te.compute((4,), lambda i: words[i] + words[i])])
-    library = tvm.compile(function, target=resolve("llvm -mcpu=cortex-a72").tvm)
-    assert 'target triple = "aarch64' in library.mod.inspect_source("ll")
+    return str(tvm.compile(function, target=resolve(target).tvm).mod.inspect_source("ll"))
+
+
+@pytest.mark.parametrize("core", ARM_CORES)
+def test_a_bare_arm_core_makes_code_for_that_core_and_never_for_this_machine(core: str):
+    code = code_for(f"llvm -mcpu={core}")
+    assert 'target triple = "aarch64' in code
+    assert f'"target-cpu"="{core}"' in code
+    assert "x86" not in code
+
+
+@pytest.mark.parametrize("board", ARM_BOARDS)
+def test_a_board_is_code_for_its_core(board: str):
+    target = resolve(board)
+    assert target.mcpu == ARM_BOARDS[board]
+    assert not target.is_host or platform.machine() != "x86_64"
+    arch = "armv7l" if board == "armv7" else "aarch64"
+    assert f'target triple = "{arch}' in code_for(board)
+    assert target.isa == ("neon32" if board == "armv7" else "neon")
+    assert "neon" in target.features
+
+
+def test_features_of_arm_cores_are_derived():
+    assert "dotprod" in resolve("rpi5").features
+    assert "dotprod" not in resolve("rpi4").features
+    assert {"sve", "i8mm", "bf16"} <= resolve("graviton3").features
+
+
+@pytest.mark.parametrize("text", ["llvm -mtriple=aarch64-linux-gnu", "llvm -mtriple=aarch64"])
+def test_a_core_that_is_not_named_is_scheduled_in_order(text: str):
+    assert resolve(text).mcpu in IN_ORDER
+    assert '"target-cpu"="cortex-a53"' in code_for(text)
 
 
 def test_a_bare_triple_gets_the_cpu_that_runs_everywhere():

@@ -108,7 +108,9 @@ def _unpack_debian(work: Path, root: Path) -> None:
     environment = os.environ | {"APT_CONFIG": str(work / "apt.conf")}
     download = ["install", "-y", "--no-install-recommends", "--download-only", *_DEBIAN]
     for arguments in (["update"], download):
-        subprocess.run(["apt-get", "-qq", *arguments], env=environment, check=True)
+        subprocess.run(
+            ["apt-get", "-qq", *arguments], env=environment, stdout=sys.stderr, check=True
+        )
     for package in sorted((cache / "archives").glob("*.deb")):
         subprocess.run(["dpkg-deb", "-x", package, root], check=True)
 
@@ -120,6 +122,7 @@ def _unpack_wheels(site: Path) -> None:
             *(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--only-binary=:all:"),
             *(*platforms, "--python-version", PYTHON, "--target", site, *_WHEELS),
         ],
+        stdout=sys.stderr,
         check=True,
     )
     for name in _UNUSED:
