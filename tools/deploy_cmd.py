@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--port", type=int, metavar="N", help="of ssh, if not 22")
     parser.add_argument(
-        "--to", metavar="DIR", help="folder on the board; by default ~/xnortvm/NAME of FOLDER"
+        "--to", metavar="DIR", help="folder on the board; by default ~/models/NAME of FOLDER"
     )
     parser.add_argument(
         "--python",
@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> Outcome:
             f"{folder} is no folder with example inputs; write one with "
             "xnortvm compile MODEL --target … -o FOLDER/"
         )
-    to = args.to or f"xnortvm/{folder.resolve().name}"
+    to = args.to or f"models/{folder.resolve().name}"
     board = Board(args.ssh, args.port)
     _check(board, args.python, str(manifest["machine"]["triple"]), str(manifest["target"]))
     size = board.send(folder, to)

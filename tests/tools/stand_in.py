@@ -16,15 +16,17 @@ import xnortvm
 ROOT = Path(xnortvm.__file__).parent.parent
 
 _SSH = """#!/bin/sh
-# ssh [-o OPTION]… [-p PORT] -- HOST COMMAND
-while [ "$1" != -- ]; do shift; done
-[ "$2" = pi@board ] || {{ echo "ssh: connect to host $2 port 22: No route to host" >&2; exit 255; }}
-cd {home} && HOME={home} PATH={programs}:/usr/bin:/bin exec sh -c "$3"
+# ssh [-o OPTION]… [-p PORT] [--] HOST COMMAND
+while [ "$1" != "${{1#-}}" ]; do
+  case "$1" in --) shift; break ;; *) shift 2 ;; esac
+done
+[ "$1" = {host} ] || {{ echo "ssh: connect to host $1 port 22: No route to host" >&2; exit 255; }}
+{before}cd {home} && HOME={home} PATH={programs}:/usr/bin:/bin exec sh -c "$2"
 """
 
 
 class StandIn:
-    """A board that `ssh pi@board` leads to, once its `path` comes first on the search path.
+    """A board that ``ssh pi@board`` leads to, once its `path` comes first on the search path.
 
     Attributes
     ----------
@@ -38,8 +40,14 @@ class StandIn:
         self.home, self.path, self.programs = (folder / n for n in ("home", "path", "programs"))
         for each in (self.home, self.path, self.programs):
             each.mkdir(parents=True)
-        script(self.path / "ssh", _SSH.format(home=self.home, programs=self.programs))
+        self.answer("pi@board")
         self.program("python3", f'PYTHONPATH={ROOT} exec {sys.executable} "$@"')
+
+    def answer(self, host: str, before: str = "") -> None:
+        """Answer to a name; `before` is run here before each command."""
+        before = f"{before}\n" if before else ""
+        text = _SSH.format(host=host, before=before, home=self.home, programs=self.programs)
+        script(self.path / "ssh", text)
 
     def program(self, name: str, line: str) -> None:
         """Give the board a program, one line of shell."""

@@ -38,8 +38,8 @@ def test_a_folder_is_copied_tested_and_timed(cli, out: Path, board: StandIn):
     assert ran.status == 0, ran.err
     assert "The self-test passed." in ran.out
     assert "ms (milliseconds) per call" in ran.out
-    assert (board.home / "xnortvm/out/library.so").read_bytes() == (out / "library.so").read_bytes()
-    assert os.listdir(board.home / "xnortvm") == ["out"]
+    assert (board.home / "models/out/library.so").read_bytes() == (out / "library.so").read_bytes()
+    assert os.listdir(board.home / "models") == ["out"]
 
 
 def test_a_second_deployment_replaces_the_first(cli, out: Path, board: StandIn):
@@ -99,7 +99,7 @@ def test_a_cpu_without_the_instructions(cli, out: Path, board: StandIn, tmp_path
     manifest["machine"]["features"] = ["quantum"]
     odd = saved("llvm", tmp_path / "odd")
     (odd / "manifest.json").write_text(json.dumps(manifest))
-    fails(cli, "could not run: xnortvm/odd was compiled for llvm", odd)
+    fails(cli, "could not run: models/odd was compiled for llvm", odd)
 
 
 def test_a_folder_of_other_files_on_the_board_is_not_replaced(cli, out: Path, board: StandIn):
