@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,10 @@ from xnortvm.freestanding import check_target  # noqa: E402
 from xnortvm.freestanding.object_file import read_object  # noqa: E402
 from xnortvm.target import resolve  # noqa: E402
 
-pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler")
+pytestmark = [
+    pytest.mark.skipif(compiler() is None, reason="no C compiler"),
+    pytest.mark.skipif(sys.platform != "linux", reason="objects of this machine are not ELF"),
+]
 
 
 class Saved:

@@ -89,7 +89,7 @@ def _internal(code: str, symbols: list[str]) -> str:
     code = re.sub(r"^@llvm\.global_ctors = appending global \[0 x .*\n", "", code, flags=re.M)
     for symbol in symbols:
         code, found = re.subn(
-            rf"^define (?:dllexport |dso_local )*((?:noundef )?i32 @{symbol}\()",
+            rf"^define (?:dllexport |dso_local )*([^@\n]*i32 @{symbol}\()",
             r"define internal \1",
             code,
             flags=re.MULTILINE,

@@ -32,7 +32,11 @@ _MATHS = re.compile(
     r"(a?(sin|cos|tan)h?|atan2|exp|exp2|exp10|expm1|log|log2|log10|log1p|pow|sqrt|cbrt|hypot|"
     r"erf|erfc|floor|ceil|round|roundeven|rint|nearbyint|trunc|fmod|fma|fmax|fmin|fabs|ldexp)f?"
 )
-_COMPILER = re.compile(r"__aeabi_\w+|__(u?(div|mod|divmod)|mul|ashl|ashr|lshr|popcount)[sdt]i[234]")
+_COMPILER = re.compile(
+    r"__aeabi_\w+|__(u?(div|mod|divmod)|mul|ashl|ashr|lshr|popcount)[sdt]i[234]|"
+    r"__(add|sub|mul|div|neg)[sd]f[23]|__float(un)?[sdt]i[sd]f|__fix(uns)?[sd]f[sdt]i|"
+    r"__(eq|ne|g[te]|l[te]|unord)[sd]f2|__extendsfdf2|__truncdfsf2"
+)
 
 
 @dataclass(frozen=True)

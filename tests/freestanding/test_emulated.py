@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Freestanding models for ARM, run in qemu: the outputs are those of this machine."""
+"""Freestanding models for other machines, run in qemu: the outputs are those of this one."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ STRICTER = 10
 
 
 class Board(NamedTuple):
-    """A preset, what runs its programs, a cross compiler, and zig's name of it with musl."""
+    """A target, what runs its programs, a cross compiler, and zig's name of it with musl."""
 
-    preset: str
+    target: str
     emulator: str
     gcc: str
     zig: str
@@ -35,8 +35,14 @@ class Board(NamedTuple):
 BOARDS = {
     "aarch64": Board("rpi4", "qemu-aarch64", "aarch64-linux-gnu-gcc", "aarch64-linux-musl"),
     "armv7": Board("armv7", "qemu-arm", "arm-linux-gnueabihf-gcc", "arm-linux-musleabihf"),
+    "riscv64": Board(
+        "llvm -mtriple=riscv64-linux-musl -mcpu=generic-rv64 -mattr=+m,+a,+f,+d,+c -mabi=lp64d",
+        "qemu-riscv64",
+        "riscv64-linux-gnu-gcc",
+        "riscv64-linux-musl",
+    ),
 }
-#: Every kind of output on both boards. With gcc a program is linked with glibc, with zig with musl.
+#: Every kind of output on both ARM boards. gcc links a program with glibc, zig with musl.
 CASES = [
     ("aarch64", "gcc", "cifar"),
     ("aarch64", "gcc", "several"),
@@ -45,22 +51,23 @@ CASES = [
     ("armv7", "zig", "lenet"),
     ("armv7", "zig", "several"),
     ("armv7", "zig", "integers"),
+    ("riscv64", "zig", "lenet"),
 ]
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Folders by preset and network, each compiled once."""
+    """Folders by target and network, each compiled once."""
     made: dict[tuple[str, str], Path] = {}
 
-    def get(preset: str, name: str) -> Path:
-        if (preset, name) not in made:
+    def get(target: str, name: str) -> Path:
+        if (target, name) not in made:
             net = NETS[name]()
             folder = tmp_path_factory.mktemp("arm") / name
-            compiled = xnortvm.compile(net.module, target=preset, example_inputs=net.inputs)
+            compiled = xnortvm.compile(net.module, target=target, example_inputs=net.inputs)
             compiled.save_freestanding(folder, prefix=name)
-            made[preset, name] = folder
-        return made[preset, name]
+            made[target, name] = folder
+        return made[target, name]
 
     return get
 
@@ -89,7 +96,7 @@ def test_a_static_program_computes_what_this_machine_computes(
 ) -> None:
     board = BOARDS[machine]
     compiler = _compiler(board, kind, tmp_path)
-    folder = saved(board.preset, name)
+    folder = saved(board.target, name)
     header = (folder / f"{name}_expected.h").read_text()
     (tmp_path / f"{name}_expected.h").write_text(
         re.sub(r"(_TOLERANCE .*)", rf"\1 / {STRICTER}", header)
