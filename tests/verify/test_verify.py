@@ -330,6 +330,11 @@ def odd(name: str) -> tuple[nn.Module, tuple[torch.Tensor, ...]]:
             {"a": nn.Conv2d(3, 8, 3), "n": offset_norm()},
             (X.abs() * 255,),
         ),
+        "one_direction": (  # thousands of equal products, as in networks before their training
+            lambda m, x: F.conv2d(sign(x + 1), m.a.weight.sign().abs() * 0.000501, padding=1),
+            {"a": nn.Conv2d(2048, 8, 3)},
+            (torch.randn(1, 2048, 2, 2),),
+        ),
     }
     function, modules, inputs = made[name]
     return Function(function, **modules).eval(), inputs
@@ -348,7 +353,7 @@ def offset_norm() -> nn.Module:
     [
         *("attention", "norm_and_gelu", "embedding", "dictionary", "scalar", "no_parameters"),
         *("classes", "not_a_number", "half", "double", "volume", "transposed", "shuffled"),
-        "amplified",
+        *("amplified", "one_direction"),
     ],
 )
 def test_unusual_networks_are_no_alarm(name: str) -> None:

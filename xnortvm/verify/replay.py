@@ -47,6 +47,8 @@ class Replay:
         Of the user's model.
     layers : dict of str to (ndarray, ndarray)
         Input and output of each layer, in the user's order of dimensions.
+    drift : dict of str to float
+        By how many units of its integers the framework's sums of a layer are off; for `noise`.
     near, zeros, signs : int
         Signs within rounding of 0 that were taken differently; exact zeros of torch.sign taken as
         +1; all packed signs.
@@ -64,6 +66,7 @@ class Replay:
         self.near = self.zeros = self.signs = 0
         self._counting = True
         self._noise: dict[Any, float] | None = None
+        self.drift: dict[str, float] = {}
         values = self._run(self._settled)
         self._counting = False
         self.outputs = values[: exposed.outputs]
@@ -114,7 +117,7 @@ class Replay:
                 rng = np.random.default_rng(seed)
 
                 def shake(var: Any, value: Any, rng: np.random.Generator = rng) -> Any:
-                    value = shaken(value, rng)
+                    value = self._shaken(var, value, rng)
                     if var in base:
                         apart = float(difference(value, base[var]).max(initial=0.0))
                         found[var] = max(found[var], NOISE * apart)
@@ -132,7 +135,7 @@ class Replay:
             rng = np.random.default_rng(seed)
 
             def shake(var: Any, value: Any, rng: np.random.Generator = rng) -> Any:
-                return self._settled(var, shaken(value, rng))
+                return self._settled(var, self._shaken(var, value, rng))
 
             apart = difference(self._run(shake, [expr])[0], base)
             found = max(found, float(apart.max()) if apart.size else 0.0)
@@ -146,6 +149,28 @@ class Replay:
         """Return `noise` of the output of a layer."""
         place = self._exposed.outputs + 2 * self._exposed.layers.index(layer) + 1
         return self.noise(self._wanted[place])
+
+    def _shaken(self, var: Any, value: Any, rng: np.random.Generator) -> Any:
+        """Move a value by rounding; the integers of a layer by what the framework rounds there."""
+        drift = self.drift.get(self._keys.get(var, ("", -1))[0])
+        return shaken(value, rng) if drift is None else value + drift * rng.choice([-1, 1])
+
+    def step(self, layer: str) -> float:
+        """Return what one unit of a binary layer's integers is worth in its output, at least.
+
+        0 where that is unknown, such as in layers whose dimensions are arranged in another way.
+        """
+        made = [each for (name, _), each in self._ran.accumulators.items() if name == layer]
+        output = self.layers[layer][1]
+        if not made or any(each.shape != made[0].shape for each in made):
+            return 0.0
+        total = sum(each.astype(np.float64) for each in made)
+        if output.ndim == 4:  # NCHW, as the user has it
+            total = np.moveaxis(total, -1, 1)
+        if total.shape != output.shape or not total.any():
+            return 0.0
+        known = total != 0
+        return float(np.abs(output[known] / total[known]).min())
 
     def _run(self, seen: Any, wanted: list[Any] | None = None) -> list[Any]:
         return self._interpreter.run(
