@@ -6,7 +6,6 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from xnortvm._tvm_runtime import RUNTIME_ONLY
 from xnortvm.errors import TargetError, near
 
 _OPERATING_SYSTEMS = re.compile(r"linux|windows|darwin|macosx?|ios|freebsd|netbsd|openbsd|none")
@@ -123,6 +122,8 @@ def family_of(triple: str) -> Family:
     for family in FAMILIES:
         if re.fullmatch(family.arch, arch):
             return family
+    from xnortvm._tvm_runtime import RUNTIME_ONLY  # here: known families need no TVM
+
     if RUNTIME_ONLY:
         return OTHER  # nobody compiles here, so LLVM is neither there to be asked nor to crash
     from xnortvm._tvm import codegen
