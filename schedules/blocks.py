@@ -10,6 +10,8 @@ from xnortvm._tvm import tirx
 
 ATTRIBUTE = "xnortvm.op"
 FORM, LANES, LLVM, ROWS = "xnortvm.form", "xnortvm.lanes", "xnortvm.llvm", "xnortvm.rows"
+#: Of a pack: words that it makes at once.
+WORDS = "xnortvm.words"
 
 #: Operators whose blocks are the anchor of a kernel.
 ANCHORS = ("bconv2d", "bdense", "conv2d", "dense", "winograd")

@@ -256,11 +256,15 @@ def _pack(sch: Any, pack: Any, bits: int, depth: int) -> None:
     """Compute what a pack reads, if it is no output, a few words ahead of the pack."""
     feeders = [block for block in sch.get_producers(pack) if _feeds_pack(sch, block)]
     loops = sch.get_loops(pack)
-    if not feeders or len(loops) == depth:
+    if len(loops) == depth:
+        return
+    if not feeders:
+        nests.injective(sch, pack, depth, bits)
         return
     words = nests.extent_of(sch, loops[-1])
     chunk = max(count for count in range(1, PACK_CHUNK + 1) if words % count == 0)
-    at, _ = sch.split(loops[-1], [None, chunk])
+    at, inner = sch.split(loops[-1], [None, chunk])
+    nests.vectorize(sch, inner, math.gcd(chunk, nests.words_at_once(sch, pack)))
     for feeder in feeders:
         sch.compute_at(feeder, at)
         nests.injective(sch, feeder, len(loops), bits)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from xnortvm._tvm import ScheduleError, tirx, tvm, tvm_ffi
-from xnortvm.schedules.blocks import operator
+from xnortvm.schedules.blocks import WORDS, operator
 
 # Windows up to this many taps are unrolled, so that a vector of the result stays in a register.
 MAX_TAPS = 25
@@ -152,8 +152,10 @@ def injective(sch: Any, block: Any, depth: int, vector_bits: int) -> None:
     loops = sch.get_loops(block)
     if len(loops) == depth:
         return
-    if operator(sch, block) == "pack":
-        return  # one word is straight-line code on vectors already
+    if operator(sch, block) == "pack":  # one word is straight-line code on vectors already
+        together = math.gcd(extent_of(sch, loops[-1]), words_at_once(sch, block))
+        vectorize(sch, loops[-1], together)
+        return
     lanes = lanes_of(facts, vector_bits)
     whole = depth == 0 and len(loops) == len(facts.extents)
     if whole and _transpose(sch, loops, facts, lanes):
@@ -169,6 +171,11 @@ def injective(sch: Any, block: Any, depth: int, vector_bits: int) -> None:
         sch.unroll(loops[-1])
     elif extent_of(sch, loops[-1]) > lanes:
         _vectors_and_rest(sch, block, loops[-1], lanes)
+
+
+def words_at_once(sch: Any, pack: Any) -> int:
+    """Return how many words a pack can make at once."""
+    return int(sch.get(pack).annotations.get(WORDS, 1))
 
 
 def _aligned(read: Sequence[Index], facts: Facts, lanes: int) -> bool:

@@ -38,7 +38,7 @@ class Isa:
         How the bits of whole vectors are counted, see
         `xnortvm.ops.intrinsics_pairwise.pairwise_popcount`; "" where words are counted.
     pack : str
-        How signs become bits, see `xnortvm.ops.intrinsics.pack_word`.
+        How signs become bits, see `xnortvm.ops.intrinsics_pack.pack_word`.
     packed_registers : int
         Registers for the accumulators and weights of a packed kernel; the others hold constants
         and intermediate results.
@@ -79,7 +79,7 @@ ISAS = {
         Isa("avx2", 256, 16, "byte", "maddubs", "pshufb", "", "movmsk8", 12, 10, 4),
         Isa("sse4", 128, 16, "byte", "maddubs", "pshufb", "", "movmsk4", 12, 10, 4),
         Isa("sse2", 128, 16, "byte", "shifts", "", "", "movmsk4", 8, 10, 4),
-        Isa("neon", 128, 32, "byte", "uaddlp", "", "addp", "reduce4", 24, 31, 1),
+        Isa("neon", 128, 32, "byte", "uaddlp", "", "addp", "addp", 24, 31, 1),
         Isa("neon32", 128, 16, "byte", "shifts", "", "", "reduce4", 10, 10, 4),
         Isa("generic", 128, 16, "byte", "shifts", "", "", "reduce4", 10, 10, 4),
     )

@@ -58,7 +58,7 @@ WORK: dict[str, tuple[Work, ...]] = {
         Work(r"v?movmskps", 1 / 32),
         Work(r"v?packsswb", 1 / 16),
         Work(r"vcmp\w*ps|vpmovd2m|vpcmp\w*d", 1 / 32),
-        Work(r"v?fcm[lg][te]|cm[lg][te]|usra|sshl|ushl", 1 / 32),
+        Work(r"v?fcm[lg][te]|addhn2?|usra|sshl|ushl", 1 / 32),
     ),
     "pool": (Work(r"v?maxps|fmax|fmaxnm", 1 / 32),),
 }

@@ -37,7 +37,7 @@ TILINGS = {
     "avx512vpopcntdq": (ISAS["avx512vpopcntdq"], HOST),
     "avx512bw": (replace(ISAS["avx512bw"], sum_bytes="shifts", table="portable"), HOST),
     "generic": (ISAS["generic"], SSE2_TARGET),
-    "neon": (replace(ISAS["neon"], sum_bytes="shifts", pairwise="portable"), HOST),
+    "neon": (replace(ISAS["neon"], sum_bytes="shifts", pairwise="portable", pack="reduce4"), HOST),
 }
 
 tilings = pytest.mark.parametrize("name", TILINGS)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xnortvm._tvm import TensorType, te, tirx
-from xnortvm.ops.intrinsics import pack_word
+from xnortvm.ops.intrinsics_pack import WORDS_AT_ONCE, pack_word
 from xnortvm.ops.layout import WORD, words
 from xnortvm.ops.registry import make_call, register_relax_op, static_shape
 
@@ -86,7 +86,8 @@ def pack_te(x: Any, *, groups: int, or_zero: bool, flavour: str) -> Any:
         return pack_word(values, or_zero=or_zero, flavour=flavour)
 
     shape = (*lead, groups * per_word)
-    return te.compute(shape, word, name="pack", attrs={"xnortvm.op": "pack"})
+    marks = {"xnortvm.op": "pack", "xnortvm.words": WORDS_AT_ONCE.get(flavour, 1)}
+    return te.compute(shape, word, name="pack", attrs=marks)
 
 
 def bitpack_te(x: Any, *, groups: int, zero: str, flavour: str) -> Any:

@@ -6,7 +6,7 @@ They are ordinary pure TIR calls until after vectorisation, so schedules see thr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from xnortvm._tvm import ir, tirx, tvm
@@ -154,107 +154,3 @@ def sum_bytes(value: Any, flavour: str) -> Any:
         ``"maddubs"`` (x86 from SSSE3), ``"uaddlp"`` (AArch64) or ``"shifts"`` (anywhere).
     """
     return tirx.call_intrin("uint32", ir.Op.get(f"tirx.xnortvm_sum_bytes_{flavour}"), value)
-
-
-def _is_negative(value: Any, or_zero: bool, lanes: int) -> Any:
-    zero = _splat(0, str(tvm.DataType(str(value.ty.dtype)).with_lanes(1)), lanes)
-    return value <= zero if or_zero else value < zero
-
-
-def _vector_load(first: Any, lanes: int) -> Any:
-    indices = list(first.indices)
-    one = _const(1, str(indices[-1].ty.dtype))
-    indices[-1] = tirx.Ramp(indices[-1], one, lanes)
-    return tirx.BufferLoad(first.source, indices)
-
-
-def _pack_scalars(values: Sequence[Any], or_zero: bool) -> Any:
-    word = _const(0)
-    for bit, value in enumerate(values):
-        word = word | tirx.Select(_is_negative(value, or_zero, 1), _const(1 << bit), _const(0))
-    return word
-
-
-def _pack_movmsk(values: Sequence[Any], or_zero: bool, lanes: int) -> Any:
-    name = {4: "llvm.x86.sse.movmsk.ps", 8: "llvm.x86.avx.movmsk.ps.256"}[lanes]
-    word = None
-    for start in range(0, len(values), lanes):
-        negative = tirx.Select(
-            _is_negative(_vector_load(values[start], lanes), or_zero, lanes),
-            _splat(-1, "int32", lanes),
-            _splat(0, "int32", lanes),
-        )
-        mask = tirx.Cast(
-            "uint32",
-            tirx.call_llvm_pure_intrin(
-                "int32", name, tirx.reinterpret(f"float32x{lanes}", negative)
-            ),
-        )
-        word = mask if word is None else word | (mask << _const(start))
-    return word
-
-
-def _pack_reduce(values: Sequence[Any], or_zero: bool, lanes: int) -> Any:
-    bits = None
-    for start in range(0, len(values), lanes):
-        # The bits of one vector of lanes, as a vector constant: 1 << (start + lane).
-        lane_bits = _splat(1, "uint32", lanes) << tirx.Cast(
-            f"uint32x{lanes}", tirx.Ramp(_const(start, "int32"), _const(1, "int32"), lanes)
-        )
-        part = tirx.Select(
-            _is_negative(_vector_load(values[start], lanes), or_zero, lanes),
-            lane_bits,
-            _splat(0, "uint32", lanes),
-        )
-        bits = part if bits is None else bits | part
-    return tirx.call_llvm_pure_intrin("uint32", f"llvm.vector.reduce.or.v{lanes}i32", bits)
-
-
-def _pack_mask(values: Sequence[Any], or_zero: bool, lanes: int) -> Any:
-    word = None
-    for start in range(0, len(values), lanes):
-        negative = _is_negative(_vector_load(values[start], lanes), or_zero, lanes)
-        # A mask register; `tirx.reinterpret` would refuse, since a bool counts as 8 bits there.
-        mask = tirx.call_intrin(f"uint{lanes}", "tirx.reinterpret", negative)
-        part = tirx.Cast("uint32", mask)
-        word = part if word is None else word | (part << _const(start))
-    return word
-
-
-_PACK: dict[str, Callable[[Sequence[Any], bool], Any]] = {
-    "mask16": lambda values, or_zero: _pack_mask(values, or_zero, 16),
-    "movmsk8": lambda values, or_zero: _pack_movmsk(values, or_zero, 8),
-    "movmsk4": lambda values, or_zero: _pack_movmsk(values, or_zero, 4),
-    "reduce4": lambda values, or_zero: _pack_reduce(values, or_zero, 4),
-}
-
-
-def _lower_pack(flavour: str) -> Callable[[Any], Any]:
-    def lower(call: Any) -> Any:
-        or_zero, values = bool(int(call.args[0])), call.args[1:]
-        if not all(isinstance(value, ir.TensorLoad) for value in values):
-            return _pack_scalars(values, or_zero)
-        return _PACK[flavour](values, or_zero)
-
-    return lower
-
-
-for _flavour in _PACK:
-    register_tir_op(f"tirx.xnortvm_pack_{_flavour}", _lower_pack(_flavour), vectorizable=False)
-
-
-def pack_word(values: Sequence[Any], *, or_zero: bool, flavour: str) -> Any:
-    """Return the word whose bit j says that ``values[j]`` is negative.
-
-    Parameters
-    ----------
-    values : sequence of 32 loads
-        Consecutive elements of one buffer, of a 32-bit type.
-    or_zero : bool
-        Whether 0 counts as negative.
-    flavour : str
-        ``"mask16"`` (AVX-512), ``"movmsk8"`` (AVX), ``"movmsk4"`` (SSE) or ``"reduce4"``
-        (anywhere).
-    """
-    op = ir.Op.get(f"tirx.xnortvm_pack_{flavour}")
-    return tirx.call_intrin("uint32", op, _const(int(or_zero), "int32"), *values)
