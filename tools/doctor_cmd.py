@@ -173,6 +173,15 @@ def _gpu(args: argparse.Namespace) -> Iterator[Finding]:
     yield Finding("GPU", OK if here else NOTE, found)
 
 
+def _models_of_arm(args: argparse.Namespace) -> Iterator[Finding]:
+    """Look for what `bench --model-cost` and the tests of ARM code need."""
+    from xnortvm.tools.emulation import needs
+
+    lacking = needs.missing_for_costs()
+    here = lacking or f"{needs.qemu_version()}, llvm-mca {needs.find_models().version}"
+    yield Finding("models of ARM cores", NOTE if lacking else OK, here)
+
+
 def _kernel(args: argparse.Namespace) -> Iterator[Finding]:
     """Compile xor-popcount for this machine and compare it with Python."""
     import numpy as np
@@ -205,5 +214,6 @@ CHECKS: dict[str, Callable[[argparse.Namespace], Iterator[Finding]]] = {
     "threads": _threads,
     "C compiler": _compiler,
     "GPU": _gpu,
+    "models of ARM cores": _models_of_arm,
     "kernel": _kernel,
 }

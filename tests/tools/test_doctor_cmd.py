@@ -121,3 +121,22 @@ def test_the_kernel_is_compiled_for_this_machine(monkeypatch):
     (kernel,) = findings("kernel")
     assert kernel.status == OK
     assert "compiled for seen" in kernel.detail
+
+
+def test_what_models_of_arm_cores_lack_is_a_note_with_the_command(monkeypatch):
+    from xnortvm.tools.emulation import needs
+
+    lacking = "qemu-aarch64 is not installed; install it (Debian, Ubuntu: sudo apt install …)"
+    monkeypatch.setattr(needs, "missing_for_costs", lambda: lacking)
+    (finding,) = findings("models of ARM cores")
+    assert (finding.status, finding.detail) == (NOTE, lacking)
+
+
+def test_the_programs_that_model_arm_cores_are_named(monkeypatch):
+    from xnortvm.tools.emulation import needs
+
+    monkeypatch.setattr(needs, "missing_for_costs", lambda: None)
+    monkeypatch.setattr(needs, "qemu_version", lambda: "qemu 7.2")
+    monkeypatch.setattr(needs, "find_models", lambda: needs.Models("mca", "mc", "19.1.7"))
+    (finding,) = findings("models of ARM cores")
+    assert (finding.status, finding.detail) == (OK, "qemu 7.2, llvm-mca 19.1.7")
