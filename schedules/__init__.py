@@ -15,6 +15,7 @@ from xnortvm._tvm import IRModule, Schedule, ir, ir_transform, s_tir, tirx
 from xnortvm.schedules.blocks import ANCHORS, anchor_operator
 from xnortvm.schedules.conv_like import schedule_conv_like
 from xnortvm.schedules.cpu_default import schedule as schedule_default
+from xnortvm.schedules.decisions import ORIGIN, Decisions, decisions_of
 from xnortvm.schedules.isa import ISAS, Isa, isa_of
 from xnortvm.schedules.winograd import schedule_winograd
 
@@ -26,8 +27,12 @@ __all__ = ["ISAS", "ApplySchedules", "Isa", "isa_of", "schedule_function"]
 SCHEDULED = "xnortvm.scheduled"
 RULE_NAME = "xnortvm.schedule"
 
-#: From the operator of the anchor to its rule: changes the schedule in place, False if it cannot.
-RULES: dict[str, Callable[[Any, Isa, int], bool]] = {
+#: Attribute of a scheduled function: whether the rule decided or, such as "tuned", what else did.
+DECIDED_BY = "xnortvm.decided_by"
+
+#: From the operator of the anchor to its rule: changes the schedule in place and says whose
+#: decisions it took, "wanted" or "rule"; None if it cannot.
+RULES: dict[str, Callable[[Any, Isa, int, Decisions | None], str | None]] = {
     **dict.fromkeys(ANCHORS, schedule_conv_like),
     "winograd": schedule_winograd,
 }
@@ -46,19 +51,26 @@ def schedule_function(func: Any, isa: Isa, num_threads: int = 1) -> Any:
     Returns
     -------
     tirx.PrimFunc
-        With the attribute "xnortvm.schedule", the name of the rule. A function that is not made of
-        blocks, such as TVM's scatter and bucketize, keeps its own loops, without threads: TVM's
-        may write to one place.
+        With the attributes "xnortvm.schedule", the name of the rule, and "xnortvm.decided_by":
+        decisions that the function carries (`DECISIONS`) are taken where they are legal. A
+        function that is not made of blocks, such as TVM's scatter and bucketize, keeps its own
+        loops, without threads: TVM's may write to one place.
     """
     if not isinstance(func.body, s_tir.SBlockRealize) or func.body.block.name_hint != "root":
-        return _serial(func).with_attr({SCHEDULED: True, RULE_NAME: "none"})
+        return _marked(_serial(func), "none", "rule")
     sch = Schedule(IRModule({"main": func}))
     anchor = anchor_operator(sch)
-    if anchor is not None and RULES[anchor](sch, isa, num_threads):
-        scheduled, rule = sch.mod["main"], f"{anchor}.{isa.name}"
-    else:
+    taken = RULES[anchor](sch, isa, num_threads, decisions_of(func)) if anchor else None
+    if taken is None:
         scheduled, rule = schedule_default(func, isa, num_threads), f"default.{isa.name}"
-    return scheduled.with_attr({SCHEDULED: True, RULE_NAME: rule})
+    else:
+        scheduled, rule = sch.mod["main"], f"{anchor}.{isa.name}"
+    origin = str(func.attrs.get(ORIGIN, "tuned")) if taken == "wanted" else "rule"
+    return _marked(scheduled, rule, origin)
+
+
+def _marked(func: Any, rule: str, origin: str) -> Any:
+    return func.with_attr({SCHEDULED: True, RULE_NAME: rule, DECIDED_BY: origin})
 
 
 def _serial(func: Any) -> Any:

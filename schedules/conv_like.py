@@ -43,11 +43,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from xnortvm._tvm import tirx
+from xnortvm._tvm import IRModule, Schedule, tirx
 from xnortvm.schedules.blocks import LLVM, ROWS, Kernel, is_reduction, operator, read_kernel
+from xnortvm.schedules.decisions import Choices, Decisions
 from xnortvm.schedules.epilogue import schedule_epilogue, separate_output
 from xnortvm.schedules.isa import Isa
-from xnortvm.schedules.tiling import Tile, choose_tile, divisors, whole_words
+from xnortvm.schedules.tiling import Tile, divisors, whole_words
 
 #: Steps whose activations are spread to table rows together: one word.
 ROWS_OF_A_WORD = 8
@@ -56,11 +57,44 @@ ROWS_OF_A_WORD = 8
 REGISTER_EPILOGUES = ("pairwise", "paired")
 
 
-def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
-    """Schedule a kernel with a convolution or dense anchor; False when it has another form."""
+def schedule_conv_like(
+    sch: Any, isa: Isa, num_threads: int, wanted: Decisions | None = None
+) -> str | None:
+    """Schedule a kernel with a convolution or dense anchor.
+
+    Parameters
+    ----------
+    wanted : Decisions, optional
+        Taken where they are legal; else the rule decides.
+
+    Returns
+    -------
+    str or None
+        ``"wanted"`` or ``"rule"``; None when the kernel has another form.
+    """
+    kernel = _prepare(sch, isa)
+    if kernel is None:
+        return None
+    found, is_wanted = _choices(sch, kernel, isa).pick(wanted)
+    tile, block_channels = found.tile, found.block * kernel.lanes
+    tile_loop = _schedule_anchor(sch, kernel, tile, block_channels, isa, num_threads)
+    _import_llvm(sch, kernel)
+    schedule_epilogue(sch, kernel, tile_loop, block_channels, _lanes_behind(kernel, isa))
+    return "wanted" if is_wanted else "rule"
+
+
+def choices_of(func: Any, isa: Isa) -> Choices | None:
+    """Return what there is to decide for a PrimFunc, None when the rule does not apply to it."""
+    sch = Schedule(IRModule({"main": func}))
+    kernel = _prepare(sch, isa)
+    return None if kernel is None else _choices(sch, kernel, isa)
+
+
+def _prepare(sch: Any, isa: Isa) -> Kernel | None:
+    """Do what depends on no decision."""
     kernel = read_kernel(sch)
     if kernel is None:
-        return False
+        return None
     separate_output(sch, kernel)
     for block in kernel.inline:
         sch.compute_inline(block)
@@ -68,11 +102,7 @@ def schedule_conv_like(sch: Any, isa: Isa, num_threads: int) -> bool:
     for block in kernel.before:
         _PREPARE[operator(sch, block)](sch, block)
     kernel.lanes = kernel.lanes or isa.lanes
-    tile, block_channels = _choose(sch, kernel, isa)
-    tile_loop = _schedule_anchor(sch, kernel, tile, block_channels, isa, num_threads)
-    _import_llvm(sch, kernel)
-    schedule_epilogue(sch, kernel, tile_loop, block_channels, _lanes_behind(kernel, isa))
-    return True
+    return kernel
 
 
 def _lanes_behind(kernel: Kernel, isa: Isa) -> int:
@@ -98,19 +128,15 @@ def _extents(sch: Any, block: Any) -> list[int]:
     return [int(sch.get(loop).extent) for loop in sch.get_loops(block)]
 
 
-def _choose(sch: Any, kernel: Kernel, isa: Isa) -> tuple[Tile, int]:
-    """Return the register tile and the channels of one block."""
+def _choices(sch: Any, kernel: Kernel, isa: Isa) -> Choices:
+    """Return what there is to decide for a prepared kernel."""
     spatial = len(sch.get(kernel.anchor).writes[0].source.shape)
     *lead, channels = _extents(sch, kernel.anchor)[:spatial]
-    vectors = channels // kernel.lanes
-    blocks = divisors(vectors)
+    blocks = divisors(channels // kernel.lanes)
     if any(operator(sch, block) == "pack" for block in kernel.keep):
         blocks = whole_words(blocks, kernel.lanes)
     rows = lead[-2] if len(lead) >= 3 else 1
-    tile, block = choose_tile(
-        rows, lead[-1], blocks, kernel.lanes, isa.registers(kernel.form), kernel.form
-    )
-    return tile, block * kernel.lanes
+    return Choices(kernel.form, rows, lead[-1], tuple(blocks), kernel.lanes, isa)
 
 
 def _schedule_anchor(

@@ -7,13 +7,17 @@ schedule rules read the size of the register file.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 from xnortvm.errors import TargetError
 
 if TYPE_CHECKING:
     from xnortvm.target import Target
+
+#: Forms of the packed sum and their columns of `Isa`, which are "" where there is none; the others
+#: are named by `Isa.popcount`.
+OWN_COLUMNS = {"pairwise": "pairwise", "paired": "pairwise", "table": "table"}
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,17 @@ class Isa:
     def registers(self, form: str) -> int:
         """Return how many registers the accumulators and weights of a kernel may take."""
         return self.float_registers if form == "float" else self.packed_registers
+
+    @property
+    def forms(self) -> tuple[str, ...]:
+        """Forms of the packed sum that there are, one of each column."""
+        return (*(name for name in ("pairwise", "table") if getattr(self, name)), self.popcount)
+
+    def counting(self, form: str) -> Isa:
+        """Return the row with only the column of one form."""
+        kept = OWN_COLUMNS.get(form, "")
+        dropped: dict[str, Any] = {name: "" for name in OWN_COLUMNS.values() if name != kept}
+        return replace(self, **dropped)
 
     @property
     def lanes(self) -> int:

@@ -148,6 +148,13 @@ def tiles(
                         yield tile, block
 
 
+def suits(tile: Tile, block: int, lanes: int, form: str) -> bool:
+    """Return whether a form can have a tile, and its finished sums stay on the stack."""
+    costs = COSTS[form]
+    small = tile.pixels * block * lanes * costs.bytes < STACK_BYTES
+    return small and tile.columns % costs.columns == 0
+
+
 def choose_tile(
     rows: int, columns: int, vectors: Iterable[int], lanes: int, registers: int, form: str
 ) -> tuple[Tile, int]:
@@ -164,8 +171,7 @@ def choose_tile(
     fitting = [
         (tile, block)
         for tile, block in tiles(rows, columns, vectors, registers, costs)
-        if tile.columns % costs.columns == 0
-        and tile.pixels * block * lanes * costs.bytes < STACK_BYTES
+        if suits(tile, block, lanes, form)
     ]
     return min(fitting, key=lambda found: (costs.of(found[0]), -found[1], -found[0].columns))
 
@@ -177,6 +183,12 @@ def whole_words(blocks: list[int], lanes: int) -> list[int]:
 
 #: A map is computed up to so many columns wider than it is, if that saves so much of the time.
 _MOST_COLUMNS, _LEAST_GAIN = 3, 0.05
+
+
+def least_columns(columns: int, form: str) -> int:
+    """Return the fewest columns that a form can compute for a map of so many."""
+    step = COSTS[form].columns
+    return -(-columns // step) * step
 
 
 def computed_columns(
@@ -206,6 +218,6 @@ def computed_columns(
         tile, _ = choose_tile(rows, width, blocks, lanes, isa.registers(form), form)
         return COSTS[form].of(tile) * width
 
-    least = -(-columns // step) * step
+    least = least_columns(columns, form)
     best = min(range(least, columns + _MOST_COLUMNS + 1, step), key=cost)
     return best if cost(best) < (1 - _LEAST_GAIN) * cost(least) else least

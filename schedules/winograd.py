@@ -39,16 +39,19 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from xnortvm.schedules.blocks import Kernel, operator, read_kernel
+from xnortvm.schedules.decisions import Decisions
 from xnortvm.schedules.epilogue import schedule_epilogue, separate_output
 from xnortvm.schedules.isa import Isa
 from xnortvm.schedules.tiling import WORD
 
 
-def schedule_winograd(sch: Any, isa: Isa, num_threads: int) -> bool:
-    """Schedule a kernel with a Winograd anchor; False when it has another form."""
+def schedule_winograd(
+    sch: Any, isa: Isa, num_threads: int, _wanted: Decisions | None = None
+) -> str | None:
+    """Schedule a kernel with a Winograd anchor by the rule; None when it has another form."""
     kernel = read_kernel(sch)
     if kernel is None:
-        return False
+        return None
     marks = sch.get(kernel.anchor).annotations
     sizes, places = [int(size) for size in marks["xnortvm.tile"]], int(marks["xnortvm.places"])
     for block in kernel.inline:
@@ -70,7 +73,7 @@ def schedule_winograd(sch: Any, isa: Isa, num_threads: int) -> bool:
     _schedule_rows(sch, rows, loops.row)
     _schedule_image(sch, kernel.before, image, places, num_threads)
     schedule_epilogue(sch, kernel, loops.group, loops.channels, isa.lanes)
-    return True
+    return "rule"
 
 
 class _Loops(NamedTuple):

@@ -75,14 +75,22 @@ def graph_phases(report: Report, policy: ZeroPolicy) -> list[Phase]:
 STEM: dict[str, list[Pass]] = {"llvm": [mark_stem], "cuda": []}
 
 
-def kernel_phases(target: Target) -> list[Phase]:
-    """How the kernels are made for one target."""
+def kernel_phases(target: Target, decide: Pass | None = None) -> list[Phase]:
+    """How the kernels are made for one target.
+
+    Parameters
+    ----------
+    target : Target
+    decide : pass, optional
+        Gives kernels decisions of their own, see `xnortvm.tuning.decide`; the rules' without.
+    """
     return [
         Phase(
             "kernels",
             [
                 *STEM[target.kind],
                 group_epilogues,  # early: nothing else looks into kernels
+                *([] if decide is None else [decide]),  # before operators become TIR
                 relax_transform.LegalizeOps(legalize_map(isa_of(target))),
                 lift_constants,  # after legalising, which reads the weights
                 fuse_kernels,

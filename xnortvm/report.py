@@ -29,7 +29,9 @@ class LayerRow:
     bits_in, bits_out : str
         What it reads and writes: "1" (packed bits), "32" (float), "32+1" (both).
     kernel, schedule : str
-        The compiled kernel that computes it, and whether its schedule is a rule or tuned.
+        The compiled kernel that computes it, and the schedule rule that made it.
+    decided_by : str
+        Who decided its tile: "rule", or "tuned" by a tuning record.
     reason, hint : str
         For a float layer: why, and what to change in the model.
     note : str
@@ -49,6 +51,7 @@ class LayerRow:
     bits_out: str = "32"
     kernel: str = ""
     schedule: str = ""
+    decided_by: str = ""
     reason: str = ""
     hint: str = ""
     note: str = ""
@@ -256,7 +259,7 @@ def _table(layers: list[LayerRow]) -> list[str]:
             f"{_bytes(row.bytes_before)} → {_bytes(row.bytes_after)}",
             f"{row.bits_in} → {row.bits_out}",
             row.kernel,
-            row.schedule,
+            f"{row.schedule} {row.decided_by}".strip(),
         )
         for row in layers
     ]

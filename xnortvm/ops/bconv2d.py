@@ -41,7 +41,8 @@ from xnortvm.ops.layout import (
 )
 from xnortvm.ops.padding import pad_image
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
-from xnortvm.schedules.tiling import computed_columns
+from xnortvm.schedules.decisions import decided
+from xnortvm.schedules.tiling import computed_columns, least_columns
 
 if TYPE_CHECKING:
     from xnortvm.schedules.isa import Isa
@@ -172,10 +173,12 @@ def bconv2d_te(
     pad_value: int,
     isa: Isa,
     masked: bool = False,
+    computed: int = 0,
 ) -> Any:
     """Return the tensor expression; ``weights`` are made by `kernel_weights`.
 
-    Maps whose width no good tile divides are computed wider (`computed_columns`).
+    Maps whose width no good tile divides are computed wider: `computed` columns, or what
+    `computed_columns` finds.
     """
     images, height, width, _ = (int(dim) for dim in a.shape)
     top, left, bottom, right = padding
@@ -206,7 +209,10 @@ def bconv2d_te(
     )
     padded, steps = int(w.shape[0]) * form.lanes, form.steps(channels // groups)
     run = steps * form.elements
-    computed = computed_columns(rows.size, columns.size, padded, form.lanes, isa, form.name)
+    if computed:
+        computed = max(computed, least_columns(columns.size, form.name))
+    else:
+        computed = computed_columns(rows.size, columns.size, padded, form.lanes, isa, form.name)
     needed = (computed - 1) * strides[1] + dilation[1] * (kernel[1] - form.taps)
     needed += -(-run // per_group) if form.elements > 1 else 1
     right = max(right, needed - left - width)
@@ -251,6 +257,7 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
     packed = constant_value(call.args[1])
     if packed is None:
         raise ValueError("the weights of bconv2d must be a constant")
+    isa, width = decided(call.attrs, isa)
     groups, channels = int(call.attrs["groups"]), int(call.attrs["channels"])
     masked = is_masked(packed.shape[3], channels // groups)
 
@@ -276,6 +283,7 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
             padding=integers("padding"),  # type: ignore[arg-type]
             pad_value=int(call.attrs["pad_value"]),
             isa=isa,
+            computed=width,
             **geometry,
         )
 

@@ -24,6 +24,7 @@ from xnortvm.ops.dot import (
 )
 from xnortvm.ops.layout import is_masked, unpack_weights, words
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
+from xnortvm.schedules.decisions import decided
 
 if TYPE_CHECKING:
     from xnortvm.schedules.isa import Isa
@@ -100,6 +101,7 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
     packed = constant_value(call.args[1])
     if packed is None:
         raise ValueError("the weights of bdense must be a constant")
+    isa, _ = decided(call.attrs, isa)
     channels = int(call.attrs["channels"])
     masked = is_masked(packed.shape[1], channels)
     form = dense_form(isa, channels, packed.shape[0], masked=masked)

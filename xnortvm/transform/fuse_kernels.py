@@ -7,6 +7,7 @@ from typing import Any
 
 from xnortvm._tvm import IRModule, ir, relax, tvm, tvm_ffi
 from xnortvm.graph.dataflow import Builder, rebuild
+from xnortvm.schedules.decisions import DECISIONS, ORIGIN
 from xnortvm.transform.group import KERNEL_LAYER, KERNEL_OP
 
 
@@ -14,12 +15,17 @@ def fuse_kernels(mod: IRModule) -> IRModule:
     """Merge the operators of every ``Primitive`` function into one PrimFunc.
 
     Layers of the same shape have the same code, since their weights are arguments: LLVM compiles
-    it once. A kernel keeps its operator and the names of its layers as attributes.
+    it once. A kernel keeps its operator, the names of its layers and its decisions as attributes.
     """
     marks = {
         str(gvar.name_hint): (str(func.attrs[KERNEL_OP]), str(func.attrs[KERNEL_LAYER]))
         for gvar, func in _functions(mod).items()
         if isinstance(func, relax.Function) and func.attrs and KERNEL_OP in func.attrs
+    }
+    decided = {
+        str(gvar.name_hint): {name: func.attrs[name] for name in (DECISIONS, ORIGIN)}
+        for gvar, func in _functions(mod).items()
+        if func.attrs and DECISIONS in func.attrs
     }
     mod = relax.transform.FuseTIR()(mod)
     mod, same = _share(mod)
@@ -28,6 +34,8 @@ def fuse_kernels(mod: IRModule) -> IRModule:
         if names[0] in marks:
             layers = [marks[name][1] for name in names]
             func = func.with_attr(KERNEL_OP, marks[names[0]][0]).with_attr(KERNEL_LAYER, layers)
+            for name, value in decided.get(names[0], {}).items():
+                func = func.with_attr(name, value)
             mod.update_func(gvar, func)
     return mod
 

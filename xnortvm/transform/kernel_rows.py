@@ -11,6 +11,8 @@ from xnortvm.transform.group import KERNEL_LAYER
 
 #: Attribute that `ApplySchedules` leaves on a kernel: the rule that scheduled it.
 SCHEDULE = "xnortvm.schedule"
+#: The same: "rule", or where the decisions come from otherwise, such as "tuned".
+DECIDED_BY = "xnortvm.decided_by"
 
 
 def add_kernels(report: Report, mod: IRModule) -> None:
@@ -25,6 +27,7 @@ def add_kernels(report: Report, mod: IRModule) -> None:
             if row is not None and not row.kernel:
                 row.kernel = str(gvar.name_hint)
                 row.schedule = str(func.attrs.get(SCHEDULE, "default"))
+                row.decided_by = str(func.attrs.get(DECIDED_BY, "rule"))
     for call in _kernel_calls(mod):
         layers = mod[call.args[0]].attrs.get(KERNEL_LAYER, [])
         bits = _bits(call.ty_args)
