@@ -24,8 +24,10 @@ from xnortvm.tools import (
     deploy_cmd,
     doctor_cmd,
     explain_cmd,
+    records_cmd,
     targets_cmd,
     train_cmd,
+    tune_cmd,
 )
 
 COMMANDS = {
@@ -33,6 +35,8 @@ COMMANDS = {
     "explain": explain_cmd,
     "bench": bench_cmd,
     "deploy": deploy_cmd,
+    "tune": tune_cmd,
+    "records": records_cmd,
     "train": train_cmd,
     "ablation": ablation_cmd,
     "doctor": doctor_cmd,

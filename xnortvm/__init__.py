@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from xnortvm.api import compile, explain, load
     from xnortvm.runtime.module import CompiledModel
     from xnortvm.target import targets
+    from xnortvm.tuning.api import tune
 
 # In a source tree schedules/, models/ and tools/ lie beside this package; in a wheel inside it.
 _root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -38,6 +39,7 @@ __all__ = [
     "explain",
     "load",
     "targets",
+    "tune",
 ]
 
 _LAZY = {
@@ -45,6 +47,7 @@ _LAZY = {
     "explain": "xnortvm.api",
     "load": "xnortvm.runtime.module",
     "targets": "xnortvm.target",
+    "tune": "xnortvm.tuning.api",
     "CompiledModel": "xnortvm.runtime.module",
 }
 

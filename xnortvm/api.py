@@ -27,6 +27,8 @@ from xnortvm.stem import check_stem, choose_stem
 from xnortvm.target import Target, resolve
 from xnortvm.transform.buildable import without_code
 from xnortvm.transform.kernel_rows import add_kernels, planned_activations
+from xnortvm.tuning.find import chooser, find_records
+from xnortvm.tuning.task import decide
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +51,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     sign_zero: str | None = None,
     stem: str = "exact",
     verify: bool | Sequence[Any] | None = None,
+    records: Any = None,
     dump_dir: str | Path | None = None,
 ) -> CompiledModel:
     """Compile a model with binary layers.
@@ -83,6 +86,10 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
         compare them layer by layer: the integers of binary layers exactly, floats by the bound of
         docs/semantics.md. By default that is done when the target is this host; False leaves it
         out.
+    records : path, Records or bool, optional
+        Tuning records (docs/tuning.md): a ``.jsonl`` file, or a folder with one for each CPU. By
+        default those that `tune` made and those that come with xnortvm, or what the environment
+        variable ``XNORTVM_RECORDS`` names; False leaves every kernel to its rule.
     dump_dir : path, optional
         Folder that gets the module after each phase, for bug reports.
 
@@ -130,7 +137,8 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
         graph = verification.drop(lowered, exposed) if exposed else lowered
         graph = pipeline.run(graph, phases[-1:], dump_dir)
         graph = choose_stem(graph, stem, _arrays(imported, example_inputs), report)
-        kernels = pipeline.run(graph, pipeline.kernel_phases(resolved), dump_dir)
+        phases = pipeline.kernel_phases(resolved, _decisions(records, resolved))
+        kernels = pipeline.run(graph, phases, dump_dir)
     add_kernels(report, kernels)
     _add_sources(report, imported)
     report.bytes_activations = planned_activations(kernels)
@@ -232,6 +240,13 @@ def _read(
             model, example_inputs, dynamic_batch=dynamic_batch, dynamic_shapes=dynamic_shapes
         )
     )
+
+
+def _decisions(records: Any, target: Target) -> pipeline.Pass | None:
+    """Return the pass that applies tuning records, None without any for the target."""
+    found = find_records(records, target)
+    choose = None if found is None else chooser(found, target)
+    return None if choose is None else decide(choose)
 
 
 def _add_sources(report: Report, imported: Imported) -> None:

@@ -40,6 +40,7 @@ def test_compile_passes_its_options_on(cli, fake, tmp_path: Path):
         "sign_zero": "+1",
         "stem": "winograd",
         "verify": False,
+        "records": None,
         "dump_dir": str(dump),
     }
 

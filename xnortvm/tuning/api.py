@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`xnortvm.tune`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from xnortvm import pipeline
+from xnortvm.api import lower
+from xnortvm.errors import ModelError, TargetError
+from xnortvm.runtime.link import find_linker
+from xnortvm.target import resolve
+from xnortvm.tuning.find import file_for, user_folder
+from xnortvm.tuning.propose import check_strategy
+from xnortvm.tuning.records import Records
+from xnortvm.tuning.search import Options, Search
+from xnortvm.tuning.task import tasks_of
+
+_log = logging.getLogger("xnortvm.tuning")
+
+
+def tune(
+    model: Any,
+    *,
+    target: Any = "llvm",
+    example_inputs: Any = None,
+    num_threads: int | None = None,
+    sign_zero: str | None = None,
+    trials: int = 64,
+    time_limit: float | None = None,
+    records: Any = None,
+    seed: int = 0,
+    strategy: str = "xgboost",
+    progress: Callable[[Search], None] = lambda _: None,
+) -> Records:
+    """Measure other schedules of a model's kernels on this machine and record the best.
+
+    `compile` uses the records by itself. The rule's own decisions are the first candidate and what
+    is compared with in the end, so that a tuned kernel is never slower than an untuned one by more
+    than the measurement can tell; its outputs are the same bits.
+
+    Parameters
+    ----------
+    model, target, example_inputs, num_threads, sign_zero
+        As in `compile`; the target has to be one that this machine can run.
+    trials : int
+        Candidates of each kernel.
+    time_limit : float, optional
+        Seconds for the search; what was measured until then counts.
+    records : path, optional
+        A ``.jsonl`` file, or a folder that gets one for each CPU; by default the user's own folder,
+        where `compile` looks. What is recorded there is not measured again.
+    seed : int
+        The same seed and measurements give the same candidates.
+    strategy : {"xgboost", "random"}
+        How candidates are ranked.
+    progress : callable
+        Called with the running `Search` after each step.
+
+    Returns
+    -------
+    Records
+        All of the file; `Records.summary` says what this run did.
+
+    Raises
+    ------
+    TargetError
+        When this machine cannot run code for the target.
+    ModelError
+        When the model cannot be imported, or an argument makes no sense.
+    OutputError
+        When the file cannot be written.
+    MissingDependencyError
+        Without xgboost (`pip install "xnortvm[tune]"`) or a C compiler.
+
+    Examples
+    --------
+    >>> records = tune(model, example_inputs=(x,), time_limit=600)  # doctest: +SKIP
+    >>> print(records.summary)  # doctest: +SKIP
+    """
+    check_strategy(strategy)
+    if trials < 1:
+        raise ModelError(f"trials={trials} leaves nothing to measure; give at least 1")
+    resolved = resolve(target, num_threads=num_threads)
+    if not resolved.is_host:
+        raise TargetError(
+            f"code for {resolved.name} cannot be timed here, this machine cannot run it; tune on "
+            "such a machine and copy its records"
+        )
+    find_linker()  # now, not in every worker
+    path = file_for(user_folder() if records is None else Path(records), resolved)
+    store = Records(path)
+    graph = lower(model, example_inputs=example_inputs, sign_zero=sign_zero)
+    phase = pipeline.kernel_phases(resolved)[0]
+    names = [getattr(each, "__name__", "") for each in phase.passes]
+    until = names.index("group_epilogues") + 1
+    grouped = pipeline.run(graph, [pipeline.Phase("kernels", phase.passes[:until])])
+    tasks = tasks_of(grouped)
+    _log.info("tuning %d kernels for %s; records in %s", len(tasks), resolved.name, path)
+    options = Options(trials=trials, time_limit=time_limit, seed=seed, strategy=strategy)
+    store.summary = Search(tasks, resolved, store, options, progress).run()
+    return store

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where records lie, and the decisions that `compile` takes from them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xnortvm.tuning.records import Records
+from xnortvm.tuning.task import Choose, Key
+
+if TYPE_CHECKING:
+    from xnortvm.schedules.decisions import Decisions
+    from xnortvm.target import Target
+
+#: Environment variable: a file or folder of records, or "off".
+VARIABLE = "XNORTVM_RECORDS"
+_OFF = frozenset({"off", "0", "false", "no", "none"})
+
+
+def user_folder() -> Path:
+    """Return the folder in which a user's own records lie."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "xnortvm" / "records"
+
+
+def shipped_folder() -> Path:
+    """Return the folder of the records that come with the package."""
+    import xnortvm.schedules
+
+    return Path(xnortvm.schedules.__file__).parent / "records"
+
+
+def file_for(place: str | Path, target: Target) -> Path:
+    """Return the file for a target: the place itself, or ``<cpu>.jsonl`` where it is a folder."""
+    path = Path(place)
+    return path if path.suffix == ".jsonl" else path / f"{target.mcpu or target.isa}.jsonl"
+
+
+def find_records(records: Any, target: Target) -> Records | None:
+    """Return the records that apply.
+
+    Parameters
+    ----------
+    records : Records, path, bool or None
+        A path is a ``.jsonl`` file or a folder with one for each CPU. None is what the variable
+        ``XNORTVM_RECORDS`` names, else the user's and the shipped records; False is none.
+    target : Target
+    """
+    if isinstance(records, Records):
+        return records
+    if records is None or records is True:
+        named = os.environ.get(VARIABLE, "")
+        if named.lower() in _OFF:
+            return None
+        records = named or None
+    if records is False:
+        return None
+    places = [user_folder(), shipped_folder()] if records is None else [records]
+    return Records(*(file_for(place, target) for place in places))
+
+
+def chooser(records: Records, target: Target) -> Choose | None:
+    """Return what gives kernels the decisions of their best records; None without any.
+
+    A record that says that the rule is best leaves the kernel to the rule.
+    """
+    known = {each.key for each in records.of(target)}
+    if not known:
+        return None
+
+    def choose(key: Key) -> tuple[Decisions, str] | None:
+        record = records.best(key, target) if key in known else None
+        if record is None or record.gain <= 1.0:
+            return None
+        return record.decisions, "tuned"
+
+    return choose

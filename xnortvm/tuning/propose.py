@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which candidates to measure next: a pure function of the space, the log and the seed.
+
+XGBoost learns the logarithm of the time from a dozen features of decisions and ranks what has not
+been measured. MetaSchedule's own cost model extracts its features from lowered code and needs every
+candidate built first; a space here has ten to a few hundred members, whose differences are the
+numbers of the decisions themselves.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from math import log, log2
+from typing import Any
+
+import numpy as np
+
+from xnortvm.errors import MissingDependencyError, ModelError, near
+from xnortvm.schedules.decisions import Decisions
+from xnortvm.schedules.isa import Isa
+from xnortvm.schedules.tiling import COSTS
+
+#: Parts of a batch that are taken at random: whatever the model says, and before there is one.
+_RANDOM_PART, _FIRST_RANDOM_PART = 0.25, 0.5
+#: Measurements below which a model has nothing to learn from.
+_FEWEST = 6
+
+#: Models, each of which weighs the measurements at random: where they differ, little is known, and
+#: a candidate counts as that much faster.
+_MODELS = 4
+_OPTIONS: dict[str, Any] = {
+    "max_depth": 4,
+    "eta": 0.2,
+    "min_child_weight": 0,
+    "nthread": 1,
+    "seed": 0,
+    "verbosity": 0,
+}
+
+Measured = Mapping[Decisions, float | None]
+Rank = Callable[[Sequence[Decisions], Measured, Isa, random.Random], list[float]]
+
+
+def features(decisions: Decisions, isa: Isa) -> list[float]:
+    """Return what the model sees of decisions."""
+    tile, costs = decisions.tile, COSTS[decisions.form]
+    return [
+        float(list(COSTS).index(decisions.form)),
+        log2(tile.rows),
+        log2(tile.columns),
+        log2(tile.vectors),
+        log2(decisions.block),
+        log2(tile.pixels),
+        log2(tile.accumulators),
+        float(decisions.width),
+        (tile.accumulators + tile.vectors) / isa.registers(decisions.form),
+        decisions.block / tile.vectors,
+        log2(max(costs.of(tile), 1e-3)),
+    ]
+
+
+def cost(decisions: Decisions) -> float:
+    """Return the cost that the rules' table gives decisions."""
+    return COSTS[decisions.form].of(decisions.tile) * decisions.width
+
+
+def check_strategy(strategy: str) -> None:
+    """Refuse what is no strategy, or cannot be followed here, before anything is compiled.
+
+    Raises
+    ------
+    ModelError, MissingDependencyError
+    """
+    if strategy not in RANKS:
+        known = ", ".join(RANKS)
+        raise ModelError(
+            f"{strategy!r} is no search strategy{near(strategy, RANKS)}; there are {known}"
+        )
+    if strategy == "xgboost":
+        _xgboost()
+
+
+def propose(
+    legal: Sequence[Decisions],
+    measured: Measured,
+    count: int,
+    *,
+    isa: Isa,
+    seed: str,
+    strategy: str = "xgboost",
+) -> list[Decisions]:
+    """Return up to `count` decisions that have not been measured.
+
+    Parameters
+    ----------
+    legal : sequence of Decisions
+        The space; the rule's decisions first, which are always measured first.
+    measured : mapping
+        Microseconds, None for candidates that failed.
+    seed : str
+        The same space, log and seed give the same candidates.
+    """
+    left = [each for each in legal if each not in measured]
+    if not left or count < 1:
+        return []
+    chance = random.Random(f"{seed} {len(measured)}")
+    chosen = [left[0]] if left[0] == legal[0] else []
+    ranks = RANKS[strategy](left, measured, isa, chance)
+    ties = [chance.random() for _ in left]  # trees rank whole regions alike
+    by_rank = sorted(range(len(left)), key=lambda i: (ranks[i], ties[i]))
+    ranked = [left[i] for i in by_rank]
+    part = _RANDOM_PART if len(measured) >= _FEWEST else _FIRST_RANDOM_PART
+    good = count - round(count * part)
+    chosen += [each for each in ranked[:good] if each not in chosen]
+    rest = [each for each in left if each not in chosen]
+    chance.shuffle(rest)
+    return [*chosen, *rest][:count]
+
+
+def _random(
+    left: Sequence[Decisions], _measured: Measured, _isa: Isa, chance: random.Random
+) -> list[float]:
+    return [chance.random() for _ in left]
+
+
+def _by_model(
+    left: Sequence[Decisions], measured: Measured, isa: Isa, chance: random.Random
+) -> list[float]:
+    """Rank by XGBoost, by the rules' own table of costs until there is enough to learn from."""
+    known = [(each, us) for each, us in measured.items() if us]
+    if len(known) < _FEWEST:
+        return [cost(each) for each in left]
+    xgboost = _xgboost()
+    seen = np.array([features(each, isa) for each, _ in known])
+    logs = np.array([log(us) for _, us in known])
+    wanted = xgboost.DMatrix(np.array([features(each, isa) for each in left]))
+    guesses = []
+    for _ in range(_MODELS):
+        weights = np.array([chance.expovariate(1.0) for _ in known])
+        data = xgboost.DMatrix(seen, label=logs, weight=weights)
+        guesses.append(xgboost.train(_OPTIONS, data, num_boost_round=50).predict(wanted))
+    guess = np.mean(guesses, axis=0) - np.std(guesses, axis=0)
+    return [float(value) for value in guess]
+
+
+def _xgboost() -> Any:
+    try:
+        import xgboost
+    except ImportError as error:
+        raise MissingDependencyError(
+            "tuning by the cost model needs the package xgboost, which cannot be imported "
+            f'({error}); run: pip install "xnortvm[tune]", or take the strategy "random"'
+        ) from error
+    return xgboost
+
+
+RANKS: dict[str, Rank] = {"xgboost": _by_model, "random": _random}

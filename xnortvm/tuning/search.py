@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tuning loop: which task next, build a batch, measure it, record it; then the winners."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from xnortvm.schedules.decisions import Decisions
+from xnortvm.schedules.isa import isa_of
+from xnortvm.target import Target
+from xnortvm.tuning.pool import MODULE, Pool
+from xnortvm.tuning.propose import propose
+from xnortvm.tuning.records import Machine, Record, Records
+from xnortvm.tuning.space import Space, space_of, task_to_bytes
+from xnortvm.tuning.summary import Summary, TaskRow
+from xnortvm.tuning.task import Task
+
+#: Candidates of one step; how many of the best compete with the rule at the end, in how many turns.
+BATCH, FINALISTS, TURNS = 8, 3, 15
+#: A candidate takes the rule's place when it is at least so much faster in the median turn.
+LEAST_GAIN = 1.01
+
+_log = logging.getLogger("xnortvm.tuning")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to search; see `xnortvm.tune`."""
+
+    trials: int = 64
+    time_limit: float | None = None
+    seed: int = 0
+    strategy: str = "xgboost"
+    builders: int = 0
+    timeout: float = 30.0
+    worker: str = MODULE
+
+
+@dataclass
+class State:
+    """What is known of one task.
+
+    Attributes
+    ----------
+    measured : dict
+        From decisions to their record.
+    digest : str
+        Of the outputs of the rule's kernel, which candidates must give; "" before it ran.
+    new : int
+        Measurements of this run.
+    """
+
+    task: Task
+    space: Space
+    folder: Path
+    measured: dict[Decisions, Record]
+    digest: str = ""
+    new: int = 0
+    done: bool = False
+    built: set[Decisions] = field(default_factory=set)
+
+    @property
+    def times(self) -> dict[Decisions, float | None]:
+        """Microseconds of what was measured, None where it failed."""
+        return {each: record.us for each, record in self.measured.items()}
+
+    @property
+    def best_us(self) -> float | None:
+        """The best time so far."""
+        return min((us for us in self.times.values() if us), default=None)
+
+    def path(self, decisions: Decisions) -> Path:
+        """Where a candidate is built."""
+        return self.folder / f"c{self.space.legal.index(decisions)}"
+
+
+class Search:
+    """One run over the tasks of a model.
+
+    Parameters
+    ----------
+    tasks : list of Task
+    target : Target
+        This machine.
+    records : Records
+        Known measurements; new ones are appended at once.
+    options : Options
+    progress : callable
+        Called with the search after each step.
+    """
+
+    def __init__(
+        self,
+        tasks: list[Task],
+        target: Target,
+        records: Records,
+        options: Options,
+        progress: Callable[[Search], None] = lambda _: None,
+    ) -> None:
+        self.target, self.records, self.options = target, records, options
+        self.states: list[State] = []
+        self.summary = Summary(target.name)
+        self.started = time.monotonic()
+        self._tasks, self._progress = tasks, progress
+        self._where = cpu_name()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+    def run(self) -> Summary:
+        """Search until every task has its trials, the time is over, or Ctrl-C."""
+        options = self.options
+        builders = options.builders or len(os.sched_getaffinity(0))
+        with (
+            tempfile.TemporaryDirectory(prefix="xnortvm-tune-") as folder,
+            Pool(builders, self._cores(), options.worker) as pool,
+        ):
+            try:
+                self._open(Path(folder))
+                while (state := self._next()) is not None:
+                    if options.time_limit is not None and self.elapsed > options.time_limit:
+                        self.summary.ended = "time limit"
+                        break
+                    self._step(state, pool)
+                    self._progress(self)
+            except KeyboardInterrupt:
+                self.summary.ended = "interrupted"
+                _log.warning("interrupted: choosing from what was measured; Ctrl-C again to stop")
+            for state in self.states:
+                self._choose(state, pool)
+        self._summarise()
+        return self.summary
+
+    def _cores(self) -> list[int]:
+        """The last core for one thread: interrupts tend to be served by the first."""
+        return [max(os.sched_getaffinity(0))] if self.target.num_threads == 1 else []
+
+    def _open(self, folder: Path) -> None:
+        for number, task in enumerate(self._tasks):
+            space = space_of(task, self.target)
+            if space is None:
+                continue
+            known = self.records.trials(task.key, self.target)
+            measured = {each: record for each, record in known.items() if each in space.legal}
+            state = State(task, space, folder / str(number), measured)
+            state.folder.mkdir()
+            (state.folder / "task.json").write_bytes(task_to_bytes(task))
+            self.states.append(state)
+
+    def wanted(self, state: State) -> int:
+        """Return how many candidates of a task are measured in the end."""
+        return min(self.options.trials, len(state.space.legal))
+
+    def _next(self) -> State | None:
+        """Return the task with the most time for each step that it had; None when all are done."""
+        left = [each for each in self.states if len(each.measured) < self.wanted(each)]
+
+        def priority(state: State) -> float:
+            if state.best_us is None:
+                return float("inf")
+            return state.best_us * len(state.task.layers) / (1 + len(state.measured) // BATCH)
+
+        return max(left, key=priority, default=None)
+
+    def _step(self, state: State, pool: Pool) -> None:
+        count = min(BATCH, self.wanted(state) - len(state.measured))
+        batch = propose(
+            state.space.legal,
+            state.times,
+            count,
+            isa=isa_of(self.target),
+            seed=f"{self.options.seed} {json.dumps(state.task.key.to_json(), sort_keys=True)}",
+            strategy=self.options.strategy,
+        )
+        self._reference(state, pool)
+        failed = self._build(state, pool, batch)
+        for decisions in batch:
+            answer = failed.get(decisions) or self._measure(state, pool, decisions)
+            record = Record(
+                "trial",
+                state.task.key,
+                Machine.of(self.target),
+                decisions,
+                us=round(answer["us"], 4) if "us" in answer else None,
+                noise=round(answer.get("noise", 0.0), 4),
+                failure=answer.get("failure", ""),
+                where=self._where,
+            )
+            self.records.append(record)
+            state.measured[decisions] = record
+            state.new += 1
+
+    def _reference(self, state: State, pool: Pool) -> None:
+        """Run the rule's kernel once, whose outputs candidates must give."""
+        if state.digest:
+            return
+        rule = state.space.rule
+        failed = self._build(state, pool, [rule])
+        answer = failed.get(rule) or self._ask_runner(state, pool, rule)
+        state.digest = answer.get("digest", "unknown")
+        if "failure" in answer:
+            _log.warning("%s: the rule's own kernel failed: %s", state.task.key, answer["failure"])
+
+    def _measure(self, state: State, pool: Pool, decisions: Decisions) -> dict[str, Any]:
+        answer = self._ask_runner(state, pool, decisions)
+        if "failure" not in answer and answer["digest"] != state.digest:
+            return {"failure": "wrong: its outputs are not those of the rule's kernel"}
+        return answer
+
+    def _ask_runner(self, state: State, pool: Pool, decisions: Decisions) -> dict[str, Any]:
+        return pool.runner.ask(
+            {
+                "command": "measure",
+                "folder": str(state.path(decisions)),
+                "threads": self.target.num_threads,
+            },
+            self.options.timeout,
+        )
+
+    def _build(
+        self, state: State, pool: Pool, batch: list[Decisions]
+    ) -> dict[Decisions, dict[str, Any]]:
+        """Build what is not built yet; return the answers of what failed."""
+        missing = [each for each in batch if each not in state.built]
+        messages = [
+            {
+                "command": "build",
+                "task": str(state.folder / "task.json"),
+                "target": self.target.name,
+                "threads": self.target.num_threads,
+                "decisions": decisions.to_json(),
+                "folder": str(state.path(decisions)),
+            }
+            for decisions in missing
+        ]
+        answers = dict(zip(missing, pool.build(messages, self.options.timeout), strict=True))
+        state.built |= {each for each, answer in answers.items() if "failure" not in answer}
+        return {each: answer for each, answer in answers.items() if "failure" in answer}
+
+    def _choose(self, state: State, pool: Pool) -> None:
+        """Time the best candidates and the rule in turns, and record the winner."""
+        good = sorted(
+            (each for each, us in state.times.items() if us),
+            key=lambda each: state.measured[each].us or 0.0,
+        )
+        rule = state.space.rule
+        if rule not in good or self._is_chosen(state):
+            return
+        finalists = [rule, *[each for each in good if each != rule][:FINALISTS]]
+        failed = self._build(state, pool, finalists)
+        finalists = [each for each in finalists if each not in failed]
+        if finalists[:1] != [rule]:
+            return
+        answer = pool.runner.ask(
+            {
+                "command": "race",
+                "folders": [str(state.path(each)) for each in finalists],
+                "threads": self.target.num_threads,
+                "turns": TURNS,
+            },
+            self.options.timeout * 2,
+        )
+        if "failure" in answer:
+            _log.warning("%s: comparing the best failed: %s", state.task.key, answer["failure"])
+            return
+        record = self._winner(state, finalists, answer)
+        self.records.append(record)
+
+    def _winner(self, state: State, finalists: list[Decisions], answer: dict[str, Any]) -> Record:
+        turns, digests = answer["turns"], answer["digests"]
+        by_rule = turns[0]
+        best, gain = 0, 1.0
+        for number in range(1, len(finalists)):
+            ratio = median(a / b for a, b in zip(by_rule, turns[number], strict=True))
+            if digests[number] == digests[0] and ratio > max(gain, LEAST_GAIN):
+                best, gain = number, ratio
+        rule_us = median(by_rule)
+        middle = median(turns[best])
+        return Record(
+            "best",
+            state.task.key,
+            Machine.of(self.target),
+            finalists[best],
+            us=round(rule_us / gain, 4),
+            rule_us=round(rule_us, 4),
+            noise=round(median(abs(each - middle) for each in turns[best]) / middle, 4),
+            trials=len(state.measured),
+            where=self._where,
+        )
+
+    def _is_chosen(self, state: State) -> bool:
+        """Whether there is a winner of at least so many candidates already."""
+        found = [each.trials for each in self.records.of(self.target) if each.key == state.task.key]
+        return max(found, default=-1) >= len(state.measured)
+
+    def _summarise(self) -> None:
+        for state in self.states:
+            row = TaskRow(str(state.task.key), state.task.layers, len(state.space.legal))
+            row.measured, row.new = len(state.measured), state.new
+            row.count_failures([r.failure for r in state.measured.values() if r.failure])
+            best = float("inf")
+            for record in state.measured.values():
+                best = min(best, record.us or best)
+                row.curve.append(best)
+            row.curve = [us for us in row.curve if us < float("inf")]
+            chosen = self.records.best(state.task.key, self.target)
+            if chosen is not None:
+                row.rule_us, row.best_us = chosen.rule_us, chosen.us
+                row.decisions = str(chosen.decisions) if chosen.gain > 1.0 else "rule"
+            self.summary.rows.append(row)
+        self.summary.rows.sort(key=lambda row: -(row.rule_us or 0.0) * len(row.layers))
+        self.summary.seconds = round(self.elapsed, 1)
+
+
+def cpu_name() -> str:
+    """Return the name of this machine's processor."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
