@@ -25,9 +25,11 @@ from .root import Root, find_root
 FOUND = find_root()
 GCC = "aarch64-linux-gnu-gcc"
 MISSING = [name for name in (GCC, GCC[:-3] + "g++", "cmake", "bash") if not shutil.which(name)]
+BIN = Path(sys.executable).parent
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(isinstance(FOUND, str), reason=str(FOUND)),
+    pytest.mark.skipif(not (BIN / "python-zig").exists(), reason='needs "xnortvm[cross]"'),
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
 ]
 PAGE = ROOT / "docs/raspberry-pi.md"
@@ -106,7 +108,7 @@ def laptop(tmp_path: Path, board: StandIn) -> dict[str, str]:
         board.path / "xnortvm",
         f'#!/bin/sh\nexec {sys.executable} -m xnortvm.tools.cli "$@"\n',
     )
-    path = os.pathsep.join([str(board.path), os.environ["PATH"]])
+    path = os.pathsep.join(map(str, (board.path, BIN, os.environ["PATH"])))
     return os.environ | {"PATH": path, "PYTHONPATH": str(ROOT)}
 
 
