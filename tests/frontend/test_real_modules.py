@@ -91,6 +91,26 @@ class BinaryNetConv(nn.Conv2d):
         return F.conv2d(x, self.weight, None, self.stride, self.padding, self.dilation, self.groups)
 
 
+class Clamping(nn.Linear):
+    def forward(self, x: Any) -> Any:
+        self.weight.data.clamp_(-1, 1)
+        return F.linear(sign(x), self.weight.sign())
+
+
+class Annealed(Clamping):
+    """The weights become binary as a temperature falls, which is a buffer."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs)
+        self.register_buffer("temperature", torch.full((1,), 1e-6))
+
+    def forward(self, x: Any) -> Any:
+        weight = (self.weight / self.temperature.clamp(min=1e-8)).clamp(-1, 1)
+        if self.temperature < 1e-5:
+            weight = weight.sign()
+        return F.linear(sign(x), weight)
+
+
 def binary_net(*, run: bool) -> nn.Module:
     conv = BinaryNetConv(3, 8, 3, padding=1)
     model = nn.Sequential(
@@ -131,6 +151,8 @@ WORKING: dict[str, tuple[Callable[[], nn.Module], Any, int]] = {
     ),
     "slices of a shared list": (lambda: twice(Scaled()), (X,), 2),
     "replaced data": (lambda: binary_net(run=False), (IMAGE,), 2),
+    "clamped data": (lambda: Clamping(8, 4), (X,), 1),
+    "branch on a buffer": (lambda: Annealed(8, 4), (X,), 1),
     "replaced data, after a call": (lambda: binary_net(run=True), (IMAGE,), 2),
     "torch.compile": (lambda: torch.compile(nn.Sequential(Binary(8, 4))), (X,), 1),
     "DataParallel": (lambda: nn.DataParallel(nn.Sequential(Binary(8, 4))), (X,), 1),
@@ -182,12 +204,6 @@ class Out:
     logits: torch.Tensor
 
 
-class Clamping(nn.Linear):
-    def forward(self, x: Any) -> Any:
-        self.weight.data.clamp_(-1, 1)
-        return F.linear(sign(x), self.weight.sign())
-
-
 class Copying(nn.Linear):
     def forward(self, x: Any) -> Any:
         with torch.no_grad():
@@ -216,7 +232,6 @@ REFUSED: dict[str, tuple[Callable[[], nn.Module], Any, str]] = {
     ),
     "nothing returned": (lambda: of(lambda m, x: None), (X,), "returns no tensor"),
     "no elements": (lambda: Binary(8, 4), (torch.zeros(0, 8),), "0×8, so nothing is computed"),
-    "clamped data": (lambda: Clamping(8, 4), (X,), r"F\.conv2d\(x, self\.weight\.sign\(\)\)"),
     "copied weight": (lambda: Copying(8, 4), (X,), "changes its own parameter 'weight'"),
 }
 

@@ -22,6 +22,7 @@ from xnortvm.frontend.sources import user_lines
 from xnortvm.frontend.torch_batch import fixed_batch, open_batch
 from xnortvm.frontend.torch_checks import SLICE, export_hint
 from xnortvm.frontend.torch_data import DataWrites
+from xnortvm.frontend.torch_scalars import known_scalars
 
 _HELP = (
     "what usually helps: no branches on tensor values, no changes of parameters, no .numpy() and "
@@ -83,17 +84,25 @@ def _exported(model: torch.nn.Module, inputs: tuple[Any, ...], shapes: Any) -> E
         tracing = error
     way, strict = again
     try:
-        with eval_mode(model), way():
+        with eval_mode(model), way(model):
             return torch.export.export(model, inputs, dynamic_shapes=shapes, strict=strict)
     except Exception:  # the way round has refusals of its own, which would only mislead
         raise tracing from None
 
 
+@contextmanager
+def _values(model: torch.nn.Module) -> Iterator[None]:
+    """Know what parameters of one element hold, and what is written to ``tensor.data``."""
+    with known_scalars(model), DataWrites():
+        yield
+
+
 #: What tracing falls over → a context, and whether to read the bytecode instead. Of a list in a
 #: module that is called twice, torch 2.13 makes its stand-in for a slice without the arguments
 #: that it needs.
-_AGAIN: dict[str, tuple[Callable[[], AbstractContextManager[Any]], bool]] = {
-    DATA: (DataWrites, False),
+_AGAIN: dict[str, tuple[Callable[[torch.nn.Module], AbstractContextManager[Any]], bool]] = {
+    DATA: (_values, False),
+    "Could not guard on data-dependent expression": (_values, False),
     SLICE: (nullcontext, True),
 }
 

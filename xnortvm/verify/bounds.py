@@ -49,13 +49,14 @@ def difference(actual: Array, expected: Array) -> Array:
     return np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart))
 
 
-def shaken(values: Any, rng: np.random.Generator) -> Any:
-    """Move every float by up to one unit in its last place."""
+def shaken(values: Any, rng: np.random.Generator, terms: int = 1) -> Any:
+    """Move every float by up to one unit in its last place; a sum of many terms by their root."""
     if isinstance(values, tuple):
-        return tuple(shaken(value, rng) for value in values)
+        return tuple(shaken(value, rng, terms) for value in values)
     if not isinstance(values, np.ndarray) or values.dtype.kind != "f":
         return values
-    step = np.finfo(values.dtype).eps * rng.choice(np.asarray([-1, 1], values.dtype), values.shape)
+    unit = np.finfo(values.dtype).eps * values.dtype.type(np.sqrt(terms))
+    step = unit * rng.choice(np.asarray([-1, 1], values.dtype), values.shape)
     moved: Array = (values * (1 + step)).astype(values.dtype)
     return moved
 

@@ -9,6 +9,7 @@ operator.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,32 @@ Seen = Callable[[Any, Any], Any]
 
 #: Called with a variable, the call and its arguments; None to compute it as usual.
 Known = Callable[[Any, Any, "list[Any]"], Any]
+
+
+def _filter(call: Any, shapes: list[Any]) -> int:
+    layout = str(getattr(call.attrs, "kernel_layout", "OHWI"))
+    return prod(shapes[1]) // int(shapes[1][layout.index("O")])
+
+
+def _window(call: Any, shapes: list[Any]) -> int:
+    return prod(int(extent) for extent in call.attrs.pool_size)
+
+
+def _all(_: Any, shapes: list[Any]) -> int:
+    return prod(shapes[0]) // max(1, prod(shapes[-1]))
+
+
+#: Operators that add up, with the number of terms from a call and the shapes of what it reads and
+#: makes.
+_TERMS: dict[str, Callable[[Any, list[Any]], int]] = {
+    "relax.matmul": lambda _, shapes: int(shapes[0][-1]),
+    "relax.mean": _all,
+    "relax.nn.adaptive_avg_pool2d": _all,
+    "relax.nn.avg_pool2d": _window,
+    "relax.nn.conv1d": _filter,
+    "relax.nn.conv2d": _filter,
+    "relax.sum": _all,
+}
 
 
 class UnknownOperatorError(Exception):
@@ -99,6 +126,13 @@ class Interpreter:
             for dead in last.get(index, ()):
                 env.pop(dead, None)
         return [self.expr(env, expr) for expr in wanted]
+
+    def terms(self, var: Any) -> int:
+        """Return how many terms each element of a variable is a sum of; 1 for what is no sum."""
+        call = self.graph.value.get(var)
+        count = _TERMS.get(op_name(call))
+        shapes = [shape_of(arg) for arg in (call.args[:2] if count else ())] + [shape_of(var)]
+        return 1 if count is None or None in shapes else max(1, count(call, shapes))
 
     def _last_uses(self, needed: set[Any], wanted: list[Any]) -> dict[int, list[Any]]:
         kept = {var for expr in wanted for var in variables(expr)}

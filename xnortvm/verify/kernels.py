@@ -211,7 +211,7 @@ class _Walk:
                 value = self.interpreter.value(env, var)
                 if key is not None:
                     self.ran.accumulators[key] = value
-            env[var] = value if rng is None else shaken(value, rng)
+            env[var] = value if rng is None else shaken(value, rng, self.interpreter.terms(var))
         return env
 
     def _compare(self, region: Region, var: Any, actual: Array, values: dict[Any, Any]) -> None:

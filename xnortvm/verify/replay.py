@@ -153,7 +153,9 @@ class Replay:
     def _shaken(self, var: Any, value: Any, rng: np.random.Generator) -> Any:
         """Move a value by rounding; the integers of a layer by what the framework rounds there."""
         drift = self.drift.get(self._keys.get(var, ("", -1))[0])
-        return shaken(value, rng) if drift is None else value + drift * rng.choice([-1, 1])
+        if drift is not None:
+            return value + drift * rng.choice([-1, 1])
+        return shaken(value, rng, self._interpreter.terms(var))
 
     def step(self, layer: str) -> float:
         """Return what one unit of a binary layer's integers is worth in its output, at least.
