@@ -24,6 +24,18 @@ class BinaryConv(torch.nn.Conv2d):
         return torch.nn.functional.conv2d(x, weight, None, self.stride, self.padding)
 
 
+class Residual(torch.nn.Module):
+    """Two binary layers of which the first is added to: floats and their bits from one kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = (BinaryConv(32, 32, 3, padding=1) for _ in range(2))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x) + x
+        return self.second(x) + x
+
+
 def network() -> tuple[torch.nn.Module, torch.Tensor]:
     """A float convolution, two equal binary ones, and an input."""
     torch.manual_seed(0)

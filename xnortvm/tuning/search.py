@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from xnortvm.errors import CompileError
 from xnortvm.schedules.decisions import Decisions
 from xnortvm.schedules.isa import isa_of
 from xnortvm.target import Target
@@ -149,7 +150,11 @@ class Search:
 
     def _open(self, folder: Path) -> None:
         for number, task in enumerate(self._tasks):
-            space = space_of(task, self.target)
+            try:
+                space = space_of(task, self.target)
+            except CompileError as error:
+                _log.warning("%s stays with its rule: %s", task.key, error)
+                continue
             if space is None:
                 continue
             known = self.records.trials(task.key, self.target)

@@ -87,7 +87,7 @@ def lower(task: Task, target: Target, decisions: Decisions | None, *, scheduled:
         mod[call.args[0]],
         arguments,
         [_type(param) for param in graph.params],
-        [_of_type(ty) for ty in call.ty_args],
+        [_of_type(each) for ty in call.ty_args for each in _fields(ty)],
     )
 
 
@@ -101,6 +101,10 @@ def _is_kernel(call: Any) -> bool:
 
 def _type(var: Any) -> tuple[tuple[int, ...], str]:
     return shape_of(var) or (), dtype_of(var)
+
+
+def _fields(ty: Any) -> list[Any]:
+    return list(ty.fields) if isinstance(ty, relax.TupleType) else [ty]
 
 
 def _of_type(ty: Any) -> tuple[tuple[int, ...], str]:

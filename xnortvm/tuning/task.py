@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xnortvm._tvm import BlockBuilder, IRModule, ir, relax
-from xnortvm.graph.dataflow import Builder, Graph, dtype_of, op_name, shape_of
+from xnortvm.graph.dataflow import Builder, Graph, op_name, shape_of
 from xnortvm.schedules.decisions import DECISIONS, ORIGIN, Decisions
 from xnortvm.transform.group import KERNEL_LAYER
 
@@ -140,15 +140,20 @@ def key_of(func: Any) -> Key | None:
         return None
     position = next(i for i, (_, expr) in enumerate(graph.bindings) if expr.same_as(anchor))
     behind = [op_name(expr).rpartition(".")[2] for _, expr in graph.bindings[position + 1 :]]
-    outputs = graph.result.fields if isinstance(graph.result, relax.Tuple) else [graph.result]
+    made = graph.result.ty
+    outputs = made.fields if isinstance(made, relax.TupleType) else [made]
     epilogue = " ".join(name for name in behind if name)
-    types = "+".join(dtype_of(output) for output in outputs)
+    types = "+".join(_dtype(output) for output in outputs)
     return Key(
         TUNABLE[op_name(anchor)],
         tuple(tuple(int(size) for size in shape) for shape in shapes if shape is not None),
         _attributes(anchor),
         f"{epilogue} -> {types}".strip(),
     )
+
+
+def _dtype(ty: Any) -> str:
+    return str(ty.dtype.dtype if hasattr(ty.dtype, "dtype") else ty.dtype)
 
 
 def _anchor(func: Any) -> Any:
