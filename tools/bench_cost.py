@@ -87,6 +87,12 @@ def run(args: argparse.Namespace) -> Outcome:
     TargetError
         When a core is unknown, or the target is no aarch64 CPU.
     """
+    for option, given in _timing(args).items():
+        if given:
+            raise ModelError(
+                f"{option} is about timing on this machine and --model-cost models another one; "
+                "leave one of them out"
+            )
     cores = [core_of(name) for name in dict.fromkeys(args.model_cost.split(","))]
     if args.clock_ghz <= 0:
         raise ModelError(f"--clock-ghz={args.clock_ghz} is not a clock; give GHz, such as 1.5")
@@ -105,6 +111,18 @@ def run(args: argparse.Namespace) -> Outcome:
     }
     text = [_text(name, each) for name, each in data["cores"].items()]
     return Outcome("\n\n".join([*text, _NOTE]), data)
+
+
+def _timing(args: argparse.Namespace) -> dict[str, bool]:
+    """Return the options that mean nothing here, and whether they were given."""
+    return {
+        "--machine": args.machine,
+        "--against": bool(args.against),
+        "--profile": args.profile,
+        "--plot": bool(args.plot),
+        "--repeats": args.repeats is not None,
+        "--num-threads": args.num_threads != 1,
+    }
 
 
 def _targets(name: str, cores: Sequence[Core]) -> list[tuple[Target, list[Core]]]:

@@ -40,11 +40,14 @@ class Figure(NamedTuple):
         Arguments of ``xnortvm`` that measure it.
     render : callable
         From the JSON of every command to the lines of a Markdown table.
+    where : callable
+        Says on what it was measured; by default, this machine.
     """
 
     files: tuple[str, ...]
     commands: tuple[tuple[str, ...], ...]
     render: Callable[[list[Any]], list[str]]
+    where: Callable[[], str] = lambda: machine()
 
 
 def _engines(found: list[Any]) -> list[str]:
@@ -115,6 +118,55 @@ def _networks(found: list[Any]) -> list[str]:
     return lines
 
 
+def _arm_layers(found: list[Any]) -> list[str]:
+    """One row per layer, one column per core: modelled cycles for 128 binary MACs."""
+    (cores,) = (data["cores"] for data in found)
+    least = " | ".join(f"{core['bound']:.1f}" for core in cores.values())
+    lines = [
+        "| cycles for 128 binary MACs | " + " | ".join(cores) + " |",
+        "|---|" + "--:|" * len(cores),
+        f"| at least | {least} |",
+    ]
+    for rows in zip(*(core["rows"] for core in cores.values()), strict=True):
+        cells = " | ".join(f"{row['cycles_per_step']:.2f}" for row in rows)
+        lines.append(f"| {rows[0]['layer']} | {cells} |")
+    return lines
+
+
+def _arm_networks(found: list[Any]) -> list[str]:
+    """One row per network and core: the sum over all kernels and the share of each kind."""
+    figures = "instructions | cycles | binary | float | other | spills | ms | waiting"
+    lines = [f"| network | core | {figures} |", "|---|---|" + "--:|" * 8]
+    for data in found:
+        for name, core in data["cores"].items():
+            total = core["total"]
+            shares = " | ".join(f"{100 * share:.1f} %" for share in core["shares"].values())
+            millions = " | ".join(f"{total[key] / 1e6:.1f} M" for key in ("instructions", "cycles"))
+            times = f"{core['ms']:.1f} | {core['ms_stalled']:.1f}"
+            lines.append(
+                f"| {data['model']} | {name} | {millions} | {shares} | {total['spills']} "
+                f"| {times} |"
+            )
+    return lines
+
+
+def _arm_kernels(found: list[Any]) -> list[str]:
+    """One row per kernel of a network on one core."""
+    (core,) = (core for data in found for core in data["cores"].values())
+    lines = [
+        "| kernel | share | cycles | instructions | per MACs | L1 misses | L2 misses | spills |",
+        "|---|" + "--:|" * 7,
+    ]
+    for row in core["rows"]:
+        speed = row["cycles_per_step"] or row["cycles_per_mac"]
+        lines.append(
+            f"| {row['layer']} | {100 * row['share']:.1f} % | {row['cycles']:,} "
+            f"| {row['instructions']:,} | {'' if speed is None else f'{speed:.2f}'} "
+            f"| {row['l1_misses']:,} | {row['l2_misses']:,} | {row['spills']} |"
+        )
+    return lines
+
+
 _PERFORMANCE = ("docs/performance.md",)
 _PEERS = "openvino,onnxruntime-int8,onnxruntime,torch"
 _README = ("bench", "resnet18", "--scale", "channel-height-width")
@@ -130,6 +182,16 @@ def _network(*model: str, few: str = "openvino", stems: tuple[str, ...] = ()) ->
     commands = tuple(("bench", *model, *each, "--against", peers) for each, peers in rows)
     return Figure(_PERFORMANCE, commands, _networks)
 
+
+def emulator() -> str:
+    """Name the programs that modelled figures depend on."""
+    from xnortvm.tools.emulation import needs
+
+    return f"{needs.qemu_version()}, llvm-mca {needs.find_models().version}"
+
+
+_ARM = ("docs/arm.md",)
+_CORES = ("--model-cost", "cortex-a72,cortex-a53,neoverse-n1")
 
 FIGURES: dict[str, Figure] = {
     "resnet18": Figure(
@@ -153,6 +215,19 @@ FIGURES: dict[str, Figure] = {
     "quicknet": _network("quicknet"),
     "alexnet": _network("alexnet"),
     "resnet18-cifar": _network("resnet18-cifar"),
+    "arm-layers": Figure(_ARM, (("bench", "--layers", *_CORES),), _arm_layers, emulator),
+    "arm-networks": Figure(
+        _ARM,
+        tuple(("bench", name, *_CORES) for name in ("resnet18-bireal", "resnet18")),
+        _arm_networks,
+        emulator,
+    ),
+    "arm-kernels": Figure(
+        _ARM,
+        (("bench", "resnet18-bireal", "--model-cost", "cortex-a72"),),
+        _arm_kernels,
+        emulator,
+    ),
 }
 
 
@@ -203,6 +278,8 @@ def machine() -> str:
 def _caption(commands: Sequence[Sequence[str]]) -> str:
     """Write what all commands share, and what the rows have besides."""
     split = [_options(command) for command in commands]
+    if len({parts[0] for parts in split}) > 1:  # nothing that one could start from
+        return ", ".join(f"`xnortvm {' '.join(parts)}`" for parts in split)
     shared = [part for part in split[0] if all(part in parts for parts in split)]
     extras = [" ".join(part for part in parts if part not in shared) for parts in split]
     besides = [f"`{extra}`" for extra in extras if extra]
@@ -230,7 +307,7 @@ def write(name: str, root: Path = ROOT, keep: Path | None = None) -> None:
         if not place.search(text):
             raise ModelError(f"{path.name} has no place marked <!-- figures: {name} -->")
     lines = figure.render([measure(command, keep) for command in figure.commands])
-    lines += ["", f"{_caption(figure.commands)}, {dt.date.today().isoformat()}, {machine()}."]
+    lines += ["", f"{_caption(figure.commands)}, {dt.date.today().isoformat()}, {figure.where()}."]
     block = "\n".join(lines) + "\n"
     for path, text in texts.items():
         _replace(path, place.sub(lambda match: match[1] + block + match[2], text))

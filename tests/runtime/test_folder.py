@@ -170,6 +170,13 @@ def test_a_machine_with_an_older_glibc_is_told(out: Path, monkeypatch):
         xnortvm.load(out)
 
 
+def test_types_that_c_lacks_have_a_self_test_and_no_programs(two_by_two, tmp_path: Path):
+    half = Example(tuple(a.astype("float16") for a in EXAMPLE.inputs), EXAMPLE.outputs, 1e-5)
+    folder = two_by_two.save_folder(tmp_path / "out", half)
+    assert manifest_of(folder)["selftest"]["inputs"][0]["dtype"] == "float16"
+    assert not list(folder.glob("*.c*"))
+
+
 def test_examples_are_short(out: Path):
     for name in ("example.c", "example.cpp"):
         assert len((out / name).read_text().splitlines()) <= 80

@@ -119,6 +119,9 @@ def test_missing_programs_are_named(cli: Any, monkeypatch: pytest.MonkeyPatch) -
         (("--model-cost", "cortex-a99"), "cores are cortex-a53"),
         (("--model-cost", "cortex-a72", "--target", "armv7"), "only that of aarch64"),
         (("--model-cost", "cortex-a72", "--clock-ghz", "0"), "is not a clock"),
+        (("--model-cost", "cortex-a72", "--num-threads", "2"), "--num-threads is about timing"),
+        (("--model-cost", "cortex-a72", "--plot", "x.svg"), "--plot is about timing"),
+        (("compiled.xnor", "--model-cost", "cortex-a72"), "is compiled"),
     ],
 )
 def test_what_cannot_be_modelled_is_refused_in_one_sentence(

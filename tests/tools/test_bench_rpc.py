@@ -48,10 +48,10 @@ def test_a_folder_is_run_checked_and_timed_on_the_board(cli, out: Path, tracker:
 
 def test_a_network_is_compiled_sent_and_checked(cli, tracker: Tracker):
     pytest.importorskip("torch")
-    ran = bench(cli, "lenet", tracker)
+    ran = bench(cli, "lenet", tracker, "--num-threads", 2)
     assert ran.status == 0, ran.err
     assert "as expected" in ran.out
-    assert "median of 10 calls" in ran.out
+    assert "median of 10 calls on 2 threads" in ran.out
 
 
 def test_wrong_outputs_are_status_1(cli, tracker: Tracker, tmp_path: Path):
@@ -98,11 +98,19 @@ def resolve_family() -> str:
     return host_triple().partition("-")[0]
 
 
-def test_a_server_that_is_lost_in_the_middle(out: Path, tracker: Tracker):
+def test_a_server_that_is_lost_in_the_middle(out: Path, tracker: Tracker, monkeypatch):
     server = tracker.serve("doomed")
+    timer = threading.Timer(1.0, server.kill)
+
+    class TimedToDeath(rpc_board.VirtualMachine):
+        """The server dies a second after the board was told to time calls for an hour."""
+
+        def time_evaluator(self, *arguments, **options):
+            timer.start()
+            return super().time_evaluator(*arguments, **options)
+
+    monkeypatch.setattr(rpc_board, "VirtualMachine", TimedToDeath)
     library = (out / "library.so").read_bytes()
-    timer = threading.Timer(2.0, server.kill)
-    timer.start()
     where = rpc_board.Tracker("127.0.0.1", tracker.port, "doomed")
     given = [np.ones((2, 3), "float32")]
     with pytest.raises(BoardError, match=r"'doomed'.* was lost while the model was timed"):

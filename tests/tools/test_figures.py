@@ -124,3 +124,58 @@ def test_every_figure_has_its_place_in_the_documentation() -> None:
         for file in figure.files:
             text = (figures.ROOT / file).read_text()
             assert re.search(rf"<!-- figures: {name} -->\n.*?<!-- end -->", text, re.DOTALL)
+
+
+COST = {
+    "bound": 1.5,
+    "rows": [
+        {
+            "layer": "conv (2 calls)",
+            "cycles": 1_600_000,
+            "instructions": 3_000_000,
+            "cycles_per_step": 1.775,
+            "cycles_per_mac": None,
+            "l1_misses": 1234,
+            "l2_misses": 5,
+            "spills": 1,
+            "share": 0.25,
+        },
+        {
+            "layer": "pool",
+            "cycles": 4_800_000,
+            "instructions": 3_000_000,
+            "cycles_per_step": None,
+            "cycles_per_mac": None,
+            "l1_misses": 0,
+            "l2_misses": 0,
+            "spills": 0,
+            "share": 0.75,
+        },
+    ],
+    "total": {"instructions": 6_000_000, "cycles": 6_400_000, "spills": 1},
+    "shares": {"binary": 0.25, "float": 0.0, "other": 0.75},
+    "ms": 4.27,
+    "ms_stalled": 9.0,
+}
+
+
+def test_modelled_costs_become_tables() -> None:
+    two = {**COST, "bound": 3.0, "rows": [{**COST["rows"][0], "cycles_per_step": 4.5}]}
+    one = {**COST, "rows": COST["rows"][:1]}
+    layers = figures.FIGURES["arm-layers"].render([{"cores": {"cortex-a72": one, "b": two}}])
+    assert layers[2:] == ["| at least | 1.5 | 3.0 |", "| conv (2 calls) | 1.77 | 4.50 |"]
+    found = [{"model": "net", "cores": {"cortex-a72": COST}}]
+    assert figures.FIGURES["arm-networks"].render(found)[2:] == [
+        "| net | cortex-a72 | 6.0 M | 6.4 M | 25.0 % | 0.0 % | 75.0 % | 1 | 4.3 | 9.0 |"
+    ]
+    assert figures.FIGURES["arm-kernels"].render(found)[2:] == [
+        "| conv (2 calls) | 25.0 % | 1,600,000 | 3,000,000 | 1.77 | 1,234 | 5 | 1 |",
+        "| pool | 75.0 % | 4,800,000 | 3,000,000 |  | 0 | 0 | 0 |",
+    ]
+
+
+def test_a_caption_of_different_networks_names_every_command() -> None:
+    commands = [("bench", "a", "--model-cost", "x"), ("bench", "b", "--model-cost", "x")]
+    assert figures._caption(commands) == (
+        "`xnortvm bench a --model-cost x`, `xnortvm bench b --model-cost x`"
+    )

@@ -90,6 +90,11 @@ def find_qemu(machine: Machine) -> str:
     )
 
 
+def qemu_version() -> str:
+    """Return the emulator of aarch64 with its release."""
+    return f"qemu {_version(find_qemu(MACHINES['aarch64-linux-gnu']))}"
+
+
 def find_cross_compiler(machine: Machine) -> list[str]:
     """Return the command that compiles static C programs for a machine.
 

@@ -21,7 +21,7 @@ Array = np.ndarray[Any, Any]
 #: Files that are the same for every model, as they are in ``xnortvm/runtime/example``.
 _PROGRAMS = ("CMakeLists.txt", "example.c", "example.cpp", "helpers.h")
 # DLPack's codes of the kinds of NumPy.
-_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat", "b": "kDLBool", "c": "kDLComplex"}
+_CODES = {"i": "kDLInt", "u": "kDLUInt", "f": "kDLFloat", "b": "kDLBool"}
 # Kernels and the constants; slots that TVM's runtime fills when it takes the model over.
 _REGISTERED = ("__tvm_ffi_", "__TVM")
 
@@ -58,19 +58,27 @@ def contents(
     objects : mapping of str to bytes
         Object files that the library was linked from; empty when they are not known.
     example : Example or None
-        Without one there is no self-test and there are no programs.
+        Without one there is no self-test and there are no programs; these are also left out where
+        C has no type for an array.
     """
     texts = {}
     if example is not None:
         manifest = manifest | {"selftest": _selftest(manifest["interface"], example)}
         members = members | _data("inputs", example.inputs) | _data("outputs", example.outputs)
+    if example is not None and _for_c(example):
         texts = {name: _read(name) for name in _PROGRAMS}
         texts["model.h"] = _header(manifest["selftest"])
+        texts["README.md"] = _readme(manifest)
         if all(map(is_elf, objects.values())) and objects:
             members = members | {f"static/{name}": code for name, code in objects.items()}
             texts["static/register.c"] = _registration(objects.values())
-    texts["README.md"] = _readme(manifest)
     return manifest, members, texts
+
+
+def _for_c(example: Example) -> bool:
+    """Tell whether C has types for all arrays: it has none for half floats and complex numbers."""
+    arrays = (*example.inputs, *example.outputs)
+    return all(a.dtype.kind in "iub" or a.dtype.name in ("float32", "float64") for a in arrays)
 
 
 def _file(kind: str, index: int) -> str:
