@@ -131,8 +131,10 @@ class Interpreter:
         """Return how many terms each element of a variable is a sum of; 1 for what is no sum."""
         call = self.graph.value.get(var)
         count = _TERMS.get(op_name(call))
-        shapes = [shape_of(arg) for arg in (call.args[:2] if count else ())] + [shape_of(var)]
-        return 1 if count is None or None in shapes else max(1, count(call, shapes))
+        if call is None or count is None:
+            return 1
+        shapes = [shape_of(expr) for expr in (*call.args[:2], var)]
+        return 1 if None in shapes else max(1, count(call, shapes))
 
     def _last_uses(self, needed: set[Any], wanted: list[Any]) -> dict[int, list[Any]]:
         kept = {var for expr in wanted for var in variables(expr)}
