@@ -45,7 +45,7 @@ __all__ = [
 _LAZY = {
     "compile": "xnortvm.api",
     "explain": "xnortvm.api",
-    "load": "xnortvm.runtime.module",
+    "load": "xnortvm.runtime.load",
     "targets": "xnortvm.target",
     "tune": "xnortvm.tuning.api",
     "CompiledModel": "xnortvm.runtime.module",

@@ -22,7 +22,8 @@ from xnortvm.frontend.unsupported import collected, refuse
 from xnortvm.patterns import ZeroPolicy
 from xnortvm.report import Report
 from xnortvm.runtime.build import build
-from xnortvm.runtime.module import CompiledModel, load
+from xnortvm.runtime.load import load
+from xnortvm.runtime.module import CompiledModel
 from xnortvm.stem import check_stem, choose_stem
 from xnortvm.target import Target, resolve
 from xnortvm.transform.buildable import without_code

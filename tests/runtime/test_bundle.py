@@ -16,7 +16,7 @@ import pytest
 
 from xnortvm.errors import ModelError, OutputError, TargetError, VersionError
 from xnortvm.runtime import bundle
-from xnortvm.runtime.module import load
+from xnortvm.runtime.load import load
 
 ROOT = Path(__file__).parents[2]
 X = np.random.default_rng(0).standard_normal((2, 3, 8)).astype("float32")
@@ -60,7 +60,7 @@ def test_a_fresh_process_can_load_and_call(saved, model, tmp_path):
     np.save(tmp_path / "x.npy", X)
     code = (
         "import sys, numpy as np\n"
-        "from xnortvm.runtime.module import load\n"
+        "from xnortvm.runtime.load import load\n"
         "np.save(sys.argv[3], load(sys.argv[1])(np.load(sys.argv[2])))"
     )
     done = subprocess.run(

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import tempfile
 import threading
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from xnortvm._tvm_runtime import VirtualMachine, runtime, tvm
-from xnortvm.errors import CompileError, MissingDependencyError, ModelError
+from xnortvm._tvm_runtime import VirtualMachine, tvm
+from xnortvm.errors import ModelError
 from xnortvm.runtime import arguments, bundle, folder
 from xnortvm.runtime import trace as tracing
 from xnortvm.runtime.elf import glibc_of
-from xnortvm.runtime.host import Machine, check_glibc, check_host, machine_of
+from xnortvm.runtime.host import Machine, check_host, machine_of
 from xnortvm.runtime.interface import Interface, TensorSpec
+from xnortvm.runtime.library import runnable
 from xnortvm.runtime.measure import BenchmarkResult, Profile, time_calls
-from xnortvm.runtime.noise import without_noise
 from xnortvm.runtime.samples import first_sample, run_samples
 from xnortvm.runtime.threads import use_threads
 
@@ -116,7 +115,7 @@ class CompiledModel:
             machine=machine_of(built.target),
             copies_outputs=built.copies_outputs,
             library=lambda: built.library,
-            loadable=lambda: _runnable(built),
+            loadable=lambda: runnable(built),
             objects=lambda: built.objects,
             freestanding=freestanding,
         )
@@ -394,90 +393,3 @@ class CompiledModel:
             np.asarray(random.standard_normal(spec.of_batch(batch))).astype(spec.dtype)
             for spec in self.inputs
         ]
-
-
-def load(path: str | os.PathLike[str]) -> CompiledModel:
-    """Load a model that `CompiledModel.save` wrote.
-
-    The file holds machine code that runs in this process: load only files that you trust.
-
-    Parameters
-    ----------
-    path : path-like
-        The file.
-
-    Returns
-    -------
-    CompiledModel
-        With its report.
-
-    Raises
-    ------
-    ModelError
-        When the file is missing, is no compiled model, or is damaged.
-    VersionError
-        When it was compiled with a TVM whose files this one cannot read.
-    TargetError
-        When it was compiled for another machine.
-
-    Examples
-    --------
-    >>> compiled = xnortvm.load("net.xnor")  # doctest: +SKIP
-    """
-    from xnortvm.report import Report
-
-    path = Path(path)
-    manifest, members = bundle.read(path)
-    if manifest.get("kind") == "freestanding":
-        raise ModelError(
-            f"{path} holds a model for programs in C, without a library that could be loaded here; "
-            "save the compiled model with CompiledModel.save"
-        )
-    try:
-        interface = Interface.from_json(manifest["interface"])
-        machine = Machine.from_json(manifest["machine"])
-        name, threads = str(manifest["target"]), int(manifest["num_threads"])
-        copies = bool(manifest["copies_outputs"])
-        library = members[bundle.LIBRARY]
-        report = Report.from_json(json.loads(members[bundle.REPORT]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ModelError(f"{path} is damaged: its manifest lacks {error}") from error
-    check_host(machine, f"{path} was compiled for {name}")
-    check_glibc(str(manifest.get("glibc", "")), str(path))
-    return CompiledModel(
-        interface=interface,
-        report=report,
-        target_name=name,
-        num_threads=threads,
-        machine=machine,
-        copies_outputs=copies,
-        library=lambda: library,
-        loadable=lambda: _load_library(library, path),
-    )
-
-
-def _runnable(built: Built) -> Any:
-    """Return the linked library, so that `save` need not generate machine code a second time.
-
-    ResNet-18 takes LLVM 3.3 s for either form. Where there is no linker, TVM's just-in-time
-    compiler makes the code in memory.
-    """
-    try:
-        library = built.library
-    except (MissingDependencyError, CompileError) as error:
-        log.debug("compiling in memory: %s", error)
-        return built.executable
-    return _load_library(library, "memory")
-
-
-def _load_library(library: bytes, origin: Path | str) -> Any:
-    # The dynamic loader wants a file; once mapped, the file is no longer needed.
-    with tempfile.TemporaryDirectory(prefix="xnortvm-load-") as folder:
-        file = Path(folder) / bundle.LIBRARY
-        file.write_bytes(library)
-        try:
-            with without_noise():
-                return runtime.load_module(str(file))
-        except Exception as error:
-            last = (str(error).strip().splitlines() or [type(error).__name__])[-1]
-            raise CompileError(f"the library in {origin} cannot be loaded: {last}") from error

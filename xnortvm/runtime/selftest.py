@@ -25,8 +25,8 @@ import numpy as np
 from xnortvm.errors import ModelError, XnortvmError
 from xnortvm.runtime import bundle
 from xnortvm.runtime.folder import Example
+from xnortvm.runtime.load import load
 from xnortvm.runtime.measure import BenchmarkResult
-from xnortvm.runtime.module import load
 
 Array = np.ndarray[Any, Any]
 

@@ -166,7 +166,7 @@ class Replay:
         output = self.layers[layer][1]
         if not made or any(each.shape != made[0].shape for each in made):
             return 0.0
-        total = np.sum(made, axis=0, dtype=np.float64)
+        total: Array = np.stack(made).sum(axis=0, dtype=np.float64)
         if output.ndim == 4:  # NCHW, as the user has it
             total = np.moveaxis(total, -1, 1)
         if total.shape != output.shape or not total.any():
