@@ -10,10 +10,30 @@ from xnortvm._tvm import ir, tirx, tvm
 from xnortvm.ops.intrinsics import _const, _lanes, _splat
 from xnortvm.ops.registry import register_tir_op
 
+_MINUS_ZERO, _MINUS_INFINITY = 0x80000000, 0xFF800000
+
 
 def _is_negative(value: Any, or_zero: bool, lanes: int) -> Any:
     zero = _splat(0, str(tvm.DataType(str(value.ty.dtype)).with_lanes(1)), lanes)
     return value <= zero if or_zero else value < zero
+
+
+def _is_negative_by_bits(value: Any, or_zero: bool, lanes: int) -> Any:
+    """The same where comparing floats takes subnormal numbers as 0, as NEON of armv7 does.
+
+    Of their bits, those of numbers below zero lie between those of −0 and −∞; then comes NaN.
+    """
+    if not str(value.ty.dtype).startswith("float32"):
+        return _is_negative(value, or_zero, lanes)
+    bits = tirx.reinterpret(f"uint32x{lanes}", value)
+    below = tirx.And(
+        bits > _splat(_MINUS_ZERO, "uint32", lanes),
+        bits <= _splat(_MINUS_INFINITY, "uint32", lanes),
+    )
+    if not or_zero:
+        return below
+    zero = (_splat(value, "uint32", lanes) for value in (0, _MINUS_ZERO))
+    return tirx.Or(below, tirx.Or(*(tirx.EQ(bits, each) for each in zero)))
 
 
 def _vector_load(first: Any, lanes: int) -> Any:
@@ -62,7 +82,7 @@ def _pack_reduce(values: Sequence[Any], or_zero: bool, lanes: int) -> Any:
             f"uint32x{lanes}", tirx.Ramp(_const(start, "int32"), _const(1, "int32"), lanes)
         )
         part = tirx.Select(
-            _is_negative(_vector_load(values[start], lanes), or_zero, lanes),
+            _is_negative_by_bits(_vector_load(values[start], lanes), or_zero, lanes),
             lane_bits,
             _splat(0, "uint32", lanes),
         )
