@@ -61,7 +61,7 @@ def test_verify_reports_what_it_checked(compiled: Any) -> None:
 
 def test_explain_says_the_same_without_compiling(model: nn.Module, compiled: Any) -> None:
     explained = xnortvm.explain(model, example_inputs=X)
-    built = {"kernel", "schedule", "bits_out"}
+    built = {"kernel", "schedule", "decided_by", "bits_out"}
     for mine, theirs in zip(explained.layers, compiled.report.layers, strict=True):
         for key, value in vars(mine).items():
             assert key in built or value == getattr(theirs, key), key

@@ -91,6 +91,7 @@ def join(device: str = "auto") -> Iterator[Group]:
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
         yield Group(chosen, rank, world)
+        distributed.barrier()  # who leaves while others still work can take them down
     finally:
         distributed.destroy_process_group()
 
