@@ -95,9 +95,17 @@ def _bias(build: Build, args: Args, outputs: int) -> Tensor | None:
     return build.normal(outputs) if args["bias"] else None
 
 
-def _pad_keeps_two_values(args: Args, levels: tuple[float, float]) -> bool:
-    value = float(args["pad"])
-    return value == 0 or value in levels
+def _expected(binary: bool, layer: Conv, levels: tuple[float, float]) -> bool | None:
+    """Whether a padded layer has to be binary; None where that hangs on what a sign reads.
+
+    Behind a ReLU a sign that is 0 at 0 takes the values 0 and 1, and padding by -1 adds a third.
+    """
+    if not binary or not any(layer.pad) or layer.pad_value in (0, levels[1]):
+        return binary
+    if layer.pad_value != levels[0]:
+        return False
+    known = layer.idiom and SIGNS[layer.idiom].at_threshold != 0
+    return True if known else None
 
 
 def conv(build: Build, step: Step) -> bool:
@@ -141,7 +149,7 @@ def conv(build: Build, step: Step) -> bool:
     levels = x.levels or SIGNS[layer.idiom].levels
     both = any(pad) and value != 0 and any(attrs["padding"])
     binary = is_binary(weight()) and not both
-    build.expect(binary and (not any(pad) or _pad_keeps_two_values(args, levels)))
+    build.expect(_expected(binary, layer, levels))
     return True
 
 
@@ -212,10 +220,11 @@ def again(build: Build, step: Step) -> bool:
         if not isinstance(made, Conv) or isinstance(made, ScaledByInput) or not made.idiom:
             continue
         first = build.values[wires[0]]
+        read = {w[0] for each, w in zip(build.layers, build.wires, strict=True) if each is made}
         x = build.pick(
             step.x,
-            lambda v, first=first: (
-                v.shape == first.shape and not v.levels and v.index != first.index
+            lambda v, first=first, read=read: (
+                v.shape == first.shape and not v.levels and v.index not in read
             ),
         )
         if x is None:
@@ -223,7 +232,6 @@ def again(build: Build, step: Step) -> bool:
         build.add(made, x)
         levels = SIGNS[made.idiom].levels
         both = any(made.pad) and made.pad_value != 0 and any(made.attrs["padding"])
-        fits = not any(made.pad) or made.pad_value == 0 or made.pad_value in levels
-        build.expect(is_binary(made.kernel()) and not both and fits)
+        build.expect(_expected(is_binary(made.kernel()) and not both, made, levels))
         return True
     return False
