@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A model that runs: call it, save it, load it, time it."""
+"""A model that runs: call it, save it, time it."""
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 import threading
 from contextlib import contextmanager
@@ -33,9 +32,6 @@ if TYPE_CHECKING:
     from xnortvm.runtime.folder import Example
 
     MakeFreestanding = Callable[["CompiledModel", str], tuple[Freestanding, list[Any]]]
-
-
-log = logging.getLogger("xnortvm")
 
 
 class CompiledModel:
