@@ -23,6 +23,7 @@ from xnortvm.target import resolve
 from xnortvm.tools.layer_modules import Layer
 from xnortvm.tuning.pool import Worker
 from xnortvm.tuning.records import Record, Records
+from xnortvm.tuning.runner import Race
 from xnortvm.tuning.search import Options, Search
 
 LAYER = Layer(3, 32, 8, 32, 1)
@@ -196,17 +197,16 @@ def test_a_candidate_with_other_bits_never_wins(tmp_path: Path) -> None:
     run = search(tmp_path / "r.jsonl")
     (state,) = _opened(run, tmp_path)
     rule, other, *_ = state.space.legal
-    turns = {"turns": [[10.0] * 3, [1.0] * 3], "digests": ["a", "b"]}
-    assert run._winner(state, [rule, other], turns).decisions == rule
-    turns["digests"] = ["a", "a"]
-    won = run._winner(state, [rule, other], turns)
+    turns = [[10.0] * 3, [1.0] * 3]
+    assert run._winner(state, [rule, other], Race(turns, ["a", "b"])).decisions == rule
+    won = run._winner(state, [rule, other], Race(turns, ["a", "a"]))
     assert (won.decisions, won.gain) == (other, 10.0)
 
 
 def test_a_gain_within_the_noise_leaves_the_rule(tmp_path: Path) -> None:
     run = search(tmp_path / "r.jsonl")
     (state,) = _opened(run, tmp_path)
-    turns = {"turns": [[10.0] * 3, [9.95] * 3], "digests": ["a", "a"]}
-    won = run._winner(state, state.space.legal[:2], turns)
+    race = Race([[10.0] * 3, [9.95] * 3], ["a", "a"])
+    won = run._winner(state, state.space.legal[:2], race)
     assert isinstance(won, Record)
     assert (won.decisions, won.us) == (state.space.rule, won.rule_us)

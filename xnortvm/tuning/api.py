@@ -10,12 +10,13 @@ from typing import Any
 
 from xnortvm import pipeline
 from xnortvm.api import lower
-from xnortvm.errors import ModelError, TargetError
+from xnortvm.errors import ModelError
 from xnortvm.runtime.link import find_linker
 from xnortvm.target import resolve
 from xnortvm.tuning.find import file_for, user_folder
 from xnortvm.tuning.propose import check_strategy
 from xnortvm.tuning.records import Records
+from xnortvm.tuning.runner import LocalRunner
 from xnortvm.tuning.search import Options, Search
 from xnortvm.tuning.task import tasks_of
 
@@ -85,11 +86,9 @@ def tune(
     if trials < 1:
         raise ModelError(f"trials={trials} leaves nothing to measure; give at least 1")
     resolved = resolve(target, num_threads=num_threads)
-    if not resolved.is_host:
-        raise TargetError(
-            f"code for {resolved.name} cannot be timed here, this machine cannot run it; tune on "
-            "such a machine and copy its records"
-        )
+    options = Options(trials=trials, time_limit=time_limit, seed=seed, strategy=strategy)
+    runner = LocalRunner(resolved.num_threads, options.timeout)
+    runner.check(resolved)
     find_linker()  # now, not in every worker
     path = file_for(user_folder() if records is None else Path(records), resolved)
     store = Records(path)
@@ -100,6 +99,5 @@ def tune(
     grouped = pipeline.run(graph, [pipeline.Phase("kernels", phase.passes[:until])])
     tasks = tasks_of(grouped)
     _log.info("tuning %d kernels for %s; records in %s", len(tasks), resolved.name, path)
-    options = Options(trials=trials, time_limit=time_limit, seed=seed, strategy=strategy)
-    store.summary = Search(tasks, resolved, store, options, progress).run()
+    store.summary = Search(tasks, resolved, store, options, progress, runner).run()
     return store

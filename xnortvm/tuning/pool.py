@@ -131,18 +131,17 @@ def _ending(code: int | None) -> str:
 
 
 class Pool:
-    """Workers that build, and one, pinned, that measures while they wait.
+    """Workers that build, in parallel.
 
     Parameters
     ----------
     builders : int
-    cores : sequence of int
-        For the process that measures.
+    module : str
+        The Python module that they run.
     """
 
-    def __init__(self, builders: int, cores: Sequence[int], module: str = MODULE) -> None:
+    def __init__(self, builders: int, module: str = MODULE) -> None:
         self.builders = [Worker(module=module) for _ in range(builders)]
-        self.runner = Worker(cores, module)
         self._free: SimpleQueue[Worker] = SimpleQueue()
         for worker in self.builders:
             self._free.put(worker)
@@ -163,7 +162,7 @@ class Pool:
     def close(self) -> None:
         """End all processes."""
         self._threads.shutdown(wait=False, cancel_futures=True)
-        for worker in (*self.builders, self.runner):
+        for worker in self.builders:
             worker.close()
 
     def __enter__(self) -> Pool:

@@ -6,14 +6,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 from xnortvm.errors import CompileError
 from xnortvm.schedules.decisions import Decisions
@@ -22,6 +20,15 @@ from xnortvm.target import Target
 from xnortvm.tuning.pool import MODULE, Pool
 from xnortvm.tuning.propose import propose
 from xnortvm.tuning.records import Machine, Record, Records
+from xnortvm.tuning.runner import (
+    LocalRunner,
+    Measured,
+    Race,
+    RuleError,
+    Runner,
+    RunnerLostError,
+    cpu_name,
+)
 from xnortvm.tuning.space import Space, space_of, task_to_bytes
 from xnortvm.tuning.summary import Summary, TaskRow
 from xnortvm.tuning.task import Task
@@ -55,17 +62,16 @@ class State:
     ----------
     measured : dict
         From decisions to their record.
-    digest : str
-        Of the outputs of the rule's kernel, which candidates must give; "" before it ran.
     new : int
         Measurements of this run.
+    done : bool
+        Whether it gets no more, because the rule's own kernel does not run.
     """
 
     task: Task
     space: Space
     folder: Path
     measured: dict[Decisions, Record]
-    digest: str = ""
     new: int = 0
     done: bool = False
     built: set[Decisions] = field(default_factory=set)
@@ -92,12 +98,13 @@ class Search:
     ----------
     tasks : list of Task
     target : Target
-        This machine.
     records : Records
         Known measurements; new ones are appended at once.
     options : Options
     progress : callable
         Called with the search after each step.
+    runner : Runner, optional
+        Who measures; by default this machine.
     """
 
     def __init__(
@@ -107,13 +114,14 @@ class Search:
         records: Records,
         options: Options,
         progress: Callable[[Search], None] = lambda _: None,
+        runner: Runner | None = None,
     ) -> None:
         self.target, self.records, self.options = target, records, options
         self.states: list[State] = []
         self.summary = Summary(target.name)
         self.started = time.monotonic()
         self._tasks, self._progress = tasks, progress
-        self._where = cpu_name()
+        self._runner = runner or LocalRunner(target.num_threads, options.timeout, options.worker)
 
     @property
     def elapsed(self) -> float:
@@ -126,27 +134,32 @@ class Search:
         builders = options.builders or len(os.sched_getaffinity(0))
         with (
             tempfile.TemporaryDirectory(prefix="xnortvm-tune-") as folder,
-            Pool(builders, self._cores(), options.worker) as pool,
+            Pool(builders, options.worker) as pool,
+            self._runner,
         ):
             try:
-                self._open(Path(folder))
-                while (state := self._next()) is not None:
-                    if options.time_limit is not None and self.elapsed > options.time_limit:
-                        self.summary.ended = "time limit"
-                        break
-                    self._step(state, pool)
-                    self._progress(self)
-            except KeyboardInterrupt:
-                self.summary.ended = "interrupted"
-                _log.warning("interrupted: choosing from what was measured; Ctrl-C again to stop")
-            for state in self.states:
-                self._choose(state, pool)
+                self._measure_all(Path(folder), pool)
+                for state in self.states:
+                    self._choose(state, pool)
+            except RunnerLostError as error:
+                self.summary.ended = str(error)
+                _log.warning("the search ends: %s", error)
         self._summarise()
         return self.summary
 
-    def _cores(self) -> list[int]:
-        """The last core for one thread: interrupts tend to be served by the first."""
-        return [max(os.sched_getaffinity(0))] if self.target.num_threads == 1 else []
+    def _measure_all(self, folder: Path, pool: Pool) -> None:
+        limit = self.options.time_limit
+        try:
+            self._open(folder)
+            while (state := self._next()) is not None:
+                if limit is not None and self.elapsed > limit:
+                    self.summary.ended = "time limit"
+                    return
+                self._step(state, pool)
+                self._progress(self)
+        except KeyboardInterrupt:
+            self.summary.ended = "interrupted"
+            _log.warning("interrupted: choosing from what was measured; Ctrl-C again to stop")
 
     def _open(self, folder: Path) -> None:
         for number, task in enumerate(self._tasks):
@@ -170,7 +183,9 @@ class Search:
 
     def _next(self) -> State | None:
         """Return the task with the most time for each step that it had; None when all are done."""
-        left = [each for each in self.states if len(each.measured) < self.wanted(each)]
+        left = [
+            each for each in self.states if not each.done and len(each.measured) < self.wanted(each)
+        ]
 
         def priority(state: State) -> float:
             if state.best_us is None:
@@ -189,55 +204,43 @@ class Search:
             seed=f"{self.options.seed} {json.dumps(state.task.key.to_json(), sort_keys=True)}",
             strategy=self.options.strategy,
         )
-        self._reference(state, pool)
-        failed = self._build(state, pool, batch)
-        for decisions in batch:
-            answer = failed.get(decisions) or self._measure(state, pool, decisions)
-            record = Record(
-                "trial",
-                state.task.key,
-                Machine.of(self.target),
-                decisions,
-                us=round(answer["us"], 4) if "us" in answer else None,
-                noise=round(answer.get("noise", 0.0), 4),
-                failure=answer.get("failure", ""),
-                where=self._where,
-            )
-            self.records.append(record)
-            state.measured[decisions] = record
-            state.new += 1
-
-    def _reference(self, state: State, pool: Pool) -> None:
-        """Run the rule's kernel once, whose outputs candidates must give."""
-        if state.digest:
-            return
         rule = state.space.rule
-        failed = self._build(state, pool, [rule])
-        answer = failed.get(rule) or self._ask_runner(state, pool, rule)
-        state.digest = answer.get("digest", "unknown")
-        if "failure" in answer:
-            _log.warning("%s: the rule's own kernel failed: %s", state.task.key, answer["failure"])
+        failed = self._build(state, pool, [rule, *(each for each in batch if each != rule)])
+        if rule in failed:
+            self._give_up(state, failed[rule].failure)
+            return
+        for decisions in batch:
+            if decisions in failed:
+                self._record(state, decisions, failed[decisions])
+        places = {state.path(each): each for each in batch if each not in failed}
+        try:
+            for place, measured in self._runner.measure(state.path(rule), list(places)):
+                self._record(state, places[place], measured.checked())
+        except RuleError as error:
+            self._give_up(state, str(error))
 
-    def _measure(self, state: State, pool: Pool, decisions: Decisions) -> dict[str, Any]:
-        answer = self._ask_runner(state, pool, decisions)
-        if "failure" not in answer and answer["digest"] != state.digest:
-            return {"failure": "wrong: its outputs are not those of the rule's kernel"}
-        return answer
+    def _give_up(self, state: State, why: str) -> None:
+        """Leave a task to its rule: there is nothing to compare candidates with."""
+        state.done = True
+        _log.warning("%s is not tuned: the rule's own kernel failed: %s", state.task.key, why)
 
-    def _ask_runner(self, state: State, pool: Pool, decisions: Decisions) -> dict[str, Any]:
-        return pool.runner.ask(
-            {
-                "command": "measure",
-                "folder": str(state.path(decisions)),
-                "threads": self.target.num_threads,
-            },
-            self.options.timeout,
+    def _record(self, state: State, decisions: Decisions, measured: Measured) -> None:
+        record = Record(
+            "trial",
+            state.task.key,
+            Machine.of(self.target),
+            decisions,
+            us=None if measured.us is None else round(measured.us, 4),
+            noise=round(measured.noise, 4),
+            failure=measured.failure,
+            where=measured.where,
         )
+        self.records.append(record)
+        state.measured[decisions] = record
+        state.new += 1
 
-    def _build(
-        self, state: State, pool: Pool, batch: list[Decisions]
-    ) -> dict[Decisions, dict[str, Any]]:
-        """Build what is not built yet; return the answers of what failed."""
+    def _build(self, state: State, pool: Pool, batch: list[Decisions]) -> dict[Decisions, Measured]:
+        """Build what is not built yet; return what failed."""
         missing = [each for each in batch if each not in state.built]
         messages = [
             {
@@ -252,7 +255,11 @@ class Search:
         ]
         answers = dict(zip(missing, pool.build(messages, self.options.timeout), strict=True))
         state.built |= {each for each, answer in answers.items() if "failure" not in answer}
-        return {each: answer for each, answer in answers.items() if "failure" in answer}
+        return {
+            each: Measured(failure=answer["failure"], where=cpu_name())
+            for each, answer in answers.items()
+            if "failure" in answer
+        }
 
     def _choose(self, state: State, pool: Pool) -> None:
         """Time the best candidates and the rule in turns, and record the winner."""
@@ -268,23 +275,14 @@ class Search:
         finalists = [each for each in finalists if each not in failed]
         if finalists[:1] != [rule]:
             return
-        answer = pool.runner.ask(
-            {
-                "command": "race",
-                "folders": [str(state.path(each)) for each in finalists],
-                "threads": self.target.num_threads,
-                "turns": TURNS,
-            },
-            self.options.timeout * 2,
-        )
-        if "failure" in answer:
-            _log.warning("%s: comparing the best failed: %s", state.task.key, answer["failure"])
+        race = self._runner.race([state.path(each) for each in finalists], TURNS)
+        if race.failure:
+            _log.warning("%s: comparing the best failed: %s", state.task.key, race.failure)
             return
-        record = self._winner(state, finalists, answer)
-        self.records.append(record)
+        self.records.append(self._winner(state, finalists, race))
 
-    def _winner(self, state: State, finalists: list[Decisions], answer: dict[str, Any]) -> Record:
-        turns, digests = answer["turns"], answer["digests"]
+    def _winner(self, state: State, finalists: list[Decisions], race: Race) -> Record:
+        turns, digests = race.turns, race.digests
         by_rule = turns[0]
         best, gain = 0, 1.0
         for number in range(1, len(finalists)):
@@ -302,7 +300,7 @@ class Search:
             rule_us=round(rule_us, 4),
             noise=round(median(abs(each - middle) for each in turns[best]) / middle, 4),
             trials=len(state.measured),
-            where=self._where,
+            where=race.where,
         )
 
     def _is_chosen(self, state: State) -> bool:
@@ -327,13 +325,3 @@ class Search:
             self.summary.rows.append(row)
         self.summary.rows.sort(key=lambda row: -(row.rule_us or 0.0) * len(row.layers))
         self.summary.seconds = round(self.elapsed, 1)
-
-
-def cpu_name() -> str:
-    """Return the name of this machine's processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()

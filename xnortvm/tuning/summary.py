@@ -66,7 +66,7 @@ class Summary:
     target : str
     seconds : float
     ended : str
-        "done", "time limit" or "interrupted".
+        "done", "time limit", "interrupted", or why nothing was left to measure on.
     rows : list of TaskRow
         The tasks with the most time first.
     """
