@@ -17,12 +17,12 @@ import numpy as np
 
 from xnortvm._tvm import ir, runtime, tvm
 from xnortvm.errors import VerificationError
+from xnortvm.runtime.timing import pinned
 from xnortvm.target import Target
 from xnortvm.tools import bench_model, limits, model_arg
 from xnortvm.tools.layer_modules import KernelCall, Layer, binary_layer, kernel_calls, kernels_of
 from xnortvm.tools.machine import Machine, limits_of_this_machine
 from xnortvm.tools.outcome import Outcome, table
-from xnortvm.tools.timing import pinned
 
 LAYERS = (
     Layer(3, 64, 56, 64, 1),

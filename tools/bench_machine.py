@@ -7,10 +7,10 @@ import argparse
 from typing import Any
 
 from xnortvm.errors import ModelError
+from xnortvm.runtime.timing import pinned
 from xnortvm.tools.limits import DOTS, STEPS
 from xnortvm.tools.machine import Machine, cache_path, limits_of_this_machine
 from xnortvm.tools.outcome import Outcome, table
-from xnortvm.tools.timing import pinned
 
 
 def run(args: argparse.Namespace) -> Outcome:

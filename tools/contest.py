@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 from xnortvm.errors import MissingDependencyError, ModelError, VerificationError
+from xnortvm.runtime.timing import Sampler, Times, pinned, race, sampler
 from xnortvm.tools import peers
 from xnortvm.tools.model_arg import Source
 from xnortvm.tools.outcome import table
 from xnortvm.tools.peer_inputs import PeerInputs
 from xnortvm.tools.peer_process import PeerError, PeerProcess
-from xnortvm.tools.timing import Sampler, Times, pinned, race, sampler
 
 OURS = "xnortvm"
 

@@ -9,8 +9,8 @@ import os
 import numpy as np
 import pytest
 
+from xnortvm.runtime.timing import Times, pinned, race, sampler
 from xnortvm.tools import bench_layers, bench_model, contest, peers
-from xnortvm.tools.timing import Times, pinned, race, sampler
 
 torch = pytest.importorskip("torch")
 

@@ -18,9 +18,11 @@ import torch
 
 import xnortvm
 from tests.tuning.networks import binary_task, network
+from xnortvm.api import lower
 from xnortvm.errors import ModelError, OutputError, TargetError
 from xnortvm.target import resolve
 from xnortvm.tools.layer_modules import Layer
+from xnortvm.tuning.network import NotTimedError, time_network
 from xnortvm.tuning.pool import Worker
 from xnortvm.tuning.records import Record, Records
 from xnortvm.tuning.runner import Race
@@ -48,6 +50,7 @@ def test_a_model_is_tuned_once_and_compiled_with_its_records(tmp_path: Path) -> 
     assert [row.new for row in again.summary.rows] == [0, 0, 0]
     assert len(Records(path)) == len(records)
     assert "3 tasks, 0 new measurements" in str(again.summary)
+    assert "not timed: this run measured nothing new" in str(again.summary)
 
     # Whatever won: a record with a gain is applied, said, and changes no result.
     slow = next(each for each in records if each.key.op == "bconv2d" and each.kind == "trial")
@@ -210,3 +213,28 @@ def test_a_gain_within_the_noise_leaves_the_rule(tmp_path: Path) -> None:
     won = run._winner(state, state.space.legal[:2], race)
     assert isinstance(won, Record)
     assert (won.decisions, won.us) == (state.space.rule, won.rule_us)
+
+
+def test_the_whole_network_is_timed_beside_the_untuned_one(tmp_path: Path) -> None:
+    model, x = network()
+    target, path = resolve("llvm"), tmp_path / "r.jsonl"
+    graph = lower(model, example_inputs=x)
+    with pytest.raises(NotTimedError, match="no record changes a kernel"):
+        time_network(graph, target, Records(path))
+    records = xnortvm.tune(
+        model, example_inputs=x, trials=2, records=path, strategy="random", network=False
+    )
+    assert records.summary.network_note == "that was not wanted"
+    other = next(
+        each
+        for each in records
+        if each.key.op == "bconv2d" and each.decisions != records.best(each.key, target).decisions
+    )
+    records.append(replace(other, kind="best", us=1.0, rule_us=1000.0))
+    found = time_network(graph, target, records)
+    assert found.kernels >= 1
+    assert found.rule.runs >= 20
+    assert found.tuned.median_ms > 0
+    records.summary.network = found
+    assert "ms by the rules" in str(records.summary)
+    assert records.summary.to_json()["network"]["gain"] == found.gain

@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xnortvm import pipeline
 from xnortvm.api import lower
@@ -14,11 +14,17 @@ from xnortvm.errors import ModelError
 from xnortvm.runtime.link import find_linker
 from xnortvm.target import resolve
 from xnortvm.tuning.find import file_for, user_folder
+from xnortvm.tuning.network import NotTimedError, time_network
 from xnortvm.tuning.propose import check_strategy
 from xnortvm.tuning.records import Records
 from xnortvm.tuning.runner import LocalRunner
 from xnortvm.tuning.search import Options, Search
 from xnortvm.tuning.task import tasks_of
+
+if TYPE_CHECKING:
+    from xnortvm._tvm import IRModule
+    from xnortvm.target import Target
+    from xnortvm.tuning.summary import Summary
 
 _log = logging.getLogger("xnortvm.tuning")
 
@@ -35,6 +41,7 @@ def tune(
     records: Any = None,
     seed: int = 0,
     strategy: str = "xgboost",
+    network: bool | None = None,
     progress: Callable[[Search], None] = lambda _: None,
 ) -> Records:
     """Measure other schedules of a model's kernels on this machine and record the best.
@@ -58,6 +65,9 @@ def tune(
         The same seed and measurements give the same candidates.
     strategy : {"xgboost", "random"}
         How candidates are ranked.
+    network : bool, optional
+        Whether to compile the model by the rules and with the records in the end, and time both in
+        turns; by default when this run measured something.
     progress : callable
         Called with the running `Search` after each step.
 
@@ -100,4 +110,25 @@ def tune(
     tasks = tasks_of(grouped)
     _log.info("tuning %d kernels for %s; records in %s", len(tasks), resolved.name, path)
     store.summary = Search(tasks, resolved, store, options, progress, runner).run()
+    _add_network(store.summary, graph, resolved, store, network)
     return store
+
+
+def _add_network(
+    summary: Summary, graph: IRModule, target: Target, records: Records, wanted: bool | None
+) -> None:
+    """Time the whole network, or say why that was not done."""
+    try:
+        if wanted is False:
+            raise NotTimedError("that was not wanted")
+        if not target.is_host:
+            raise NotTimedError(f"this machine cannot run code for {target.name}")
+        if summary.ended == "interrupted":
+            raise NotTimedError("interrupted")
+        if wanted is None and not any(row.new for row in summary.rows):
+            raise NotTimedError("this run measured nothing new; network=True (--network) does it")
+        summary.network = time_network(graph, target, records)
+    except NotTimedError as reason:
+        summary.network_note = str(reason)
+    except KeyboardInterrupt:
+        summary.network_note = "interrupted"

@@ -32,6 +32,7 @@ from xnortvm.tuning.runner import (
 from xnortvm.tuning.space import Space, space_of, task_to_bytes
 from xnortvm.tuning.summary import Summary, TaskRow
 from xnortvm.tuning.task import Task
+from xnortvm.tuning.work import work_of
 
 #: Candidates of one step; how many of the best compete with the rule at the end, in how many turns.
 BATCH, FINALISTS, TURNS = 8, 3, 15
@@ -310,7 +311,8 @@ class Search:
 
     def _summarise(self) -> None:
         for state in self.states:
-            row = TaskRow(str(state.task.key), state.task.layers, len(state.space.legal))
+            task = state.task
+            row = TaskRow(str(task.key), task.layers, len(state.space.legal), *work_of(task))
             row.measured, row.new = len(state.measured), state.new
             row.count_failures([r.failure for r in state.measured.values() if r.failure])
             best = float("inf")

@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xnortvm.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from xnortvm.tuning.network import NetworkTimes
 
 
 @dataclass
@@ -21,8 +24,14 @@ class TaskRow:
         Operator and shapes.
     layers : list of str
         Layers of the model that it computes.
-    legal, measured, new : int
-        Candidates in the search space, those with a measurement, and those measured by this run.
+    legal : int
+        Candidates in the search space.
+    kind : str
+        "binary" or "float".
+    macs, bytes : int
+        Multiply-accumulates of one call, and bytes that it has to move.
+    measured, new : int
+        Candidates with a measurement, and those measured by this run.
     rule_us, best_us : float or None
         Microseconds of one call by the rule's decisions and by the best, timed in turns.
     decisions : str
@@ -31,11 +40,16 @@ class TaskRow:
         How many candidates failed, by kind; `first_failures` has the first message of each.
     curve : list of float
         The best time after 1, 2, … candidates.
+    limit_us : float or None
+        The least microseconds that this machine allows; the command fills it in.
     """
 
     task: str
     layers: list[str]
     legal: int = 0
+    kind: str = ""
+    macs: int = 0
+    bytes: int = 0
     measured: int = 0
     new: int = 0
     rule_us: float | None = None
@@ -44,11 +58,17 @@ class TaskRow:
     failures: dict[str, int] = field(default_factory=dict)
     first_failures: dict[str, str] = field(default_factory=dict)
     curve: list[float] = field(default_factory=list)
+    limit_us: float | None = None
 
     @property
     def gain(self) -> float:
         """How many times faster than the rule."""
         return self.rule_us / self.best_us if self.rule_us and self.best_us else 1.0
+
+    @property
+    def share(self) -> float | None:
+        """Part of the speed that this machine allows, of the best."""
+        return self.limit_us / self.best_us if self.limit_us and self.best_us else None
 
     def count_failures(self, failures: list[str]) -> None:
         """Fill in what failed."""
@@ -69,12 +89,18 @@ class Summary:
         "done", "time limit", "interrupted", or why nothing was left to measure on.
     rows : list of TaskRow
         The tasks with the most time first.
+    network : NetworkTimes or None
+        The whole network by the rules and tuned.
+    network_note : str
+        Why there is none.
     """
 
     target: str
     seconds: float = 0.0
     ended: str = "done"
     rows: list[TaskRow] = field(default_factory=list)
+    network: NetworkTimes | None = None
+    network_note: str = ""
 
     @property
     def before_us(self) -> float:
@@ -88,12 +114,16 @@ class Summary:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data."""
-        totals = {"before_us": self.before_us, "after_us": self.after_us}
-        return asdict(self) | totals
+        data = asdict(self)
+        for row, found in zip(self.rows, data["rows"], strict=True):
+            found |= {"gain": row.gain, "share": row.share}
+        if self.network is not None:
+            data["network"]["gain"] = self.network.gain
+        return data | {"before_us": self.before_us, "after_us": self.after_us}
 
     def __str__(self) -> str:
-        head = ("task", "calls", "candidates", "rule µs", "best µs", "gain", "decisions")
-        lines = [head]
+        head = ("task", "calls", "candidates", "rule µs", "best µs", "gain", "of limit")
+        lines = [(*head, "decisions")]
         lines += [
             (
                 row.task,
@@ -102,14 +132,15 @@ class Summary:
                 _us(row.rule_us),
                 _us(row.best_us),
                 f"{row.gain:.3f}×",
+                "-" if row.share is None else f"{100 * row.share:.0f} %",
                 row.decisions or "-",
             )
             for row in self.rows
         ]
-        widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         text = [
             "  ".join(
-                cell.rjust(width) if 0 < i < 6 else cell.ljust(width)
+                cell.rjust(width) if 0 < i < len(head) else cell.ljust(width)
                 for i, (cell, width) in enumerate(zip(line, widths, strict=True))
             ).rstrip()
             for line in lines
@@ -126,6 +157,10 @@ class Summary:
             f"({self.ended}); one run of these kernels: {self.before_us:.1f} µs by the rules, "
             f"{self.after_us:.1f} µs tuned ({self.before_us / max(self.after_us, 1e-9):.3f}×)"
         )
+        if self.network is not None:
+            text.append(str(self.network))
+        elif self.network_note:
+            text.append(f"the whole network was not timed: {self.network_note}")
         return "\n".join(text)
 
     def plot(self, path: str | Path) -> None:
