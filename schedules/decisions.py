@@ -9,6 +9,7 @@ list. Decisions are plain numbers, so that they can be recorded and applied agai
     set has more than one (`isa.forms`).
 ``width``
     Columns of the map that are computed; packed maps may be computed a little wider than they are.
+    0 leaves form and width to the rule: the rest is taken where it suits what the rule chose.
 ``tile``, ``block``
     The register tile, and the vectors in one block of output channels.
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xnortvm.schedules.tiling import COSTS, Tile, choose_tile, suits, tiles
@@ -124,6 +125,8 @@ class Choices(NamedTuple):
 
     def pick(self, wanted: Decisions | None) -> tuple[Decisions, bool]:
         """Return the wanted decisions if they are legal, else the rule's; and which it was."""
+        if wanted is not None and wanted.width == 0:
+            wanted = replace(wanted, width=self.columns)
         if wanted is not None and self.allows(wanted):
             return wanted, True
         return self.rule(), False

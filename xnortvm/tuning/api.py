@@ -13,7 +13,7 @@ from xnortvm.api import lower
 from xnortvm.errors import ModelError
 from xnortvm.runtime.link import find_linker
 from xnortvm.target import resolve
-from xnortvm.tuning.find import file_for, user_folder
+from xnortvm.tuning.find import file_for, shipped_folder, user_folder
 from xnortvm.tuning.network import NotTimedError, time_network
 from xnortvm.tuning.propose import check_strategy
 from xnortvm.tuning.records import Records
@@ -109,7 +109,8 @@ def tune(
     grouped = pipeline.run(graph, [pipeline.Phase("kernels", phase.passes[:until])])
     tasks = tasks_of(grouped)
     _log.info("tuning %d kernels for %s; records in %s", len(tasks), resolved.name, path)
-    store.summary = Search(tasks, resolved, store, options, progress, runner).run()
+    known = Records(file_for(shipped_folder(), resolved))
+    store.summary = Search(tasks, resolved, store, options, progress, runner, known).run()
     _add_network(store.summary, graph, resolved, store, network)
     return store
 

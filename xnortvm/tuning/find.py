@@ -7,7 +7,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnortvm.tuning.records import Records
+from xnortvm.tuning.nearest import neighbours, transferred
+from xnortvm.tuning.records import Record, Records
 from xnortvm.tuning.task import Choose, Key
 
 if TYPE_CHECKING:
@@ -64,16 +65,24 @@ def find_records(records: Any, target: Target) -> Records | None:
 def chooser(records: Records, target: Target) -> Choose | None:
     """Return what gives kernels the decisions of their best records; None without any.
 
-    A record that says that the rule is best leaves the kernel to the rule.
+    A kernel without a record gets those of the nearest one (`nearest`). Records that say that the
+    rule is best leave the kernel to the rule.
     """
-    known = {each.key for each in records.of(target)}
+    known = {each.key: each for each in records.all_best(target)}
     if not known:
         return None
 
     def choose(key: Key) -> tuple[Decisions, str] | None:
-        record = records.best(key, target) if key in known else None
-        if record is None or record.gain <= 1.0:
+        record = known.get(key)
+        if record is not None:
+            return None if record.gain <= 1.0 else (record.decisions, _named("tuned", record))
+        near = next(iter(neighbours(key, known.values())), None)
+        if near is None or near.gain <= 1.0:
             return None
-        return record.decisions, "tuned"
+        return transferred(near), f"{_named('nearest', near)} ({near.key.sizes})"
 
     return choose
+
+
+def _named(origin: str, record: Record) -> str:
+    return f"{origin}, modelled" if record.unit else origin

@@ -89,6 +89,7 @@ def propose(
     isa: Isa,
     seed: str,
     strategy: str = "xgboost",
+    early: Sequence[Decisions] = (),
 ) -> list[Decisions]:
     """Return up to `count` decisions that have not been measured.
 
@@ -100,12 +101,15 @@ def propose(
         Microseconds, None for candidates that failed.
     seed : str
         The same space, log and seed give the same candidates.
+    early : sequence of Decisions
+        Members of the space that come right after the rule's.
     """
     left = [each for each in legal if each not in measured]
     if not left or count < 1:
         return []
     chance = random.Random(f"{seed} {len(measured)}")
     chosen = [left[0]] if left[0] == legal[0] else []
+    chosen += [each for each in dict.fromkeys(early) if each in left and each not in chosen]
     ranks = RANKS[strategy](left, measured, isa, chance)
     ties = [chance.random() for _ in left]  # trees rank whole regions alike
     by_rank = sorted(range(len(left)), key=lambda i: (ranks[i], ties[i]))

@@ -82,6 +82,8 @@ class Record:
         Why there is no time: "crash: …", "timeout: …", "wrong: …".
     trials : int
         Of a "best": how many candidates it was chosen from.
+    unit : str
+        What `us` is when it is no measured time: modelled cycles, of which model, at which clock.
     where : str
         The machine that measured.
     date, xnortvm, tvm : str
@@ -98,6 +100,7 @@ class Record:
     noise: float = 0.0
     failure: str = ""
     trials: int = 0
+    unit: str = ""
     where: str = ""
     date: str = field(
         default_factory=lambda: dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
@@ -234,20 +237,30 @@ class Records:
         return {each.decisions: each for each in self.of(target, "trial") if each.key == key}
 
     def best(self, key: Key, target: Target) -> Record | None:
-        """Return the record with the largest gain over the rule, of equals the newest."""
-        found = [each for each in self.of(target) if each.key == key and each.us]
-        return max(found, key=lambda each: (each.gain, each.date), default=None)
+        """Return the record with the largest gain over the rule, of equals the newest.
 
-    def all_best(self) -> list[Record]:
-        """Return the best record of every kernel and target, current ones only."""
+        Measured ones go before modelled ones.
+        """
+        found = [each for each in self.of(target) if each.key == key and each.us]
+        return max(found, key=_worth, default=None)
+
+    def all_best(self, target: Target | None = None) -> list[Record]:
+        """Return the best record of every kernel, of one target or all, current ones only."""
+        machine = None if target is None else Machine.of(target)
         found: dict[tuple[Key, Machine], Record] = {}
         for each in self.records:
+            if machine not in (None, each.target):
+                continue
             if each.kind == "best" and each.us and each.is_current:
                 place = (each.key, each.target)
                 known = found.get(place)
-                if known is None or (each.gain, each.date) >= (known.gain, known.date):
+                if known is None or _worth(each) >= _worth(known):
                     found[place] = each
         return list(found.values())
+
+
+def _worth(record: Record) -> tuple[bool, float, str]:
+    return not record.unit, record.gain, record.date
 
 
 def _format_of(line: str) -> Any:

@@ -17,6 +17,7 @@ from xnortvm.errors import CompileError
 from xnortvm.schedules.decisions import Decisions
 from xnortvm.schedules.isa import isa_of
 from xnortvm.target import Target
+from xnortvm.tuning.nearest import neighbours, worth_trying
 from xnortvm.tuning.pool import MODULE, Pool
 from xnortvm.tuning.propose import propose
 from xnortvm.tuning.records import Machine, Record, Records
@@ -63,6 +64,8 @@ class State:
     ----------
     measured : dict
         From decisions to their record.
+    early : list of Decisions
+        What is worth measuring first: that of the nearest records.
     new : int
         Measurements of this run.
     done : bool
@@ -73,6 +76,7 @@ class State:
     space: Space
     folder: Path
     measured: dict[Decisions, Record]
+    early: list[Decisions] = field(default_factory=list)
     new: int = 0
     done: bool = False
     built: set[Decisions] = field(default_factory=set)
@@ -106,6 +110,8 @@ class Search:
         Called with the search after each step.
     runner : Runner, optional
         Who measures; by default this machine.
+    known : Records, optional
+        More records, whose decisions are early candidates for kernels alike.
     """
 
     def __init__(
@@ -116,6 +122,7 @@ class Search:
         options: Options,
         progress: Callable[[Search], None] = lambda _: None,
         runner: Runner | None = None,
+        known: Records | None = None,
     ) -> None:
         self.target, self.records, self.options = target, records, options
         self.states: list[State] = []
@@ -123,6 +130,7 @@ class Search:
         self.started = time.monotonic()
         self._tasks, self._progress = tasks, progress
         self._runner = runner or LocalRunner(target.num_threads, options.timeout, options.worker)
+        self._known = known or Records()
 
     @property
     def elapsed(self) -> float:
@@ -163,6 +171,7 @@ class Search:
             _log.warning("interrupted: choosing from what was measured; Ctrl-C again to stop")
 
     def _open(self, folder: Path) -> None:
+        best = [*self.records.all_best(self.target), *self._known.all_best(self.target)]
         for number, task in enumerate(self._tasks):
             try:
                 space = space_of(task, self.target)
@@ -173,7 +182,8 @@ class Search:
                 continue
             known = self.records.trials(task.key, self.target)
             measured = {each: record for each, record in known.items() if each in space.legal}
-            state = State(task, space, folder / str(number), measured)
+            early = worth_trying(space.legal, neighbours(task.key, best))
+            state = State(task, space, folder / str(number), measured, early)
             state.folder.mkdir()
             (state.folder / "task.json").write_bytes(task_to_bytes(task))
             self.states.append(state)
@@ -204,6 +214,7 @@ class Search:
             isa=isa_of(self.target),
             seed=f"{self.options.seed} {json.dumps(state.task.key.to_json(), sort_keys=True)}",
             strategy=self.options.strategy,
+            early=state.early,
         )
         rule = state.space.rule
         failed = self._build(state, pool, [rule, *(each for each in batch if each != rule)])

@@ -71,9 +71,13 @@ class Key:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError("the key of a kernel is incomplete") from error
 
+    @property
+    def sizes(self) -> str:
+        """The shapes, for people."""
+        return " * ".join("×".join(map(str, shape)) for shape in self.shapes)
+
     def __str__(self) -> str:
-        shapes = " * ".join("×".join(map(str, shape)) for shape in self.shapes)
-        return f"{self.op} {shapes}"
+        return f"{self.op} {self.sizes}"
 
 
 @dataclass
@@ -221,7 +225,7 @@ def _with_decisions(func: Any, decisions: Decisions, origin: str) -> Any:
         with builder.block.dataflow():
             for var, old in graph.bindings:
                 expr = builder.new(old)
-                if op_name(expr) in _WITH_FORM:
+                if op_name(expr) in _WITH_FORM and decisions.width:
                     expr = _with_form(expr, decisions)
                 atom = isinstance(expr, relax.Var | relax.Tuple)
                 builder.env[var] = expr if atom else builder.emit(expr, str(var.name))
