@@ -32,7 +32,8 @@ class Isa:
         Width of one vector register and how many there are.
     popcount : str
         ``"word"``: vector popcount of 32-bit lanes; ``"byte"``: popcount of bytes, added in byte
-        lanes for at most 31 words and then widened.
+        lanes for at most 31 words and then widened; ``"plain"``: weights as they are packed, for
+        kernels that are no loop nests.
     sum_bytes : str
         How byte lanes are widened, see `xnortvm.ops.intrinsics.sum_bytes`.
     table : str
@@ -101,6 +102,24 @@ ISAS = {
 }
 
 
+@dataclass(frozen=True)
+class Gpu(Isa):
+    """A CUDA architecture: its kernels are templates (`xnortvm.schedules.cuda`), not loop nests.
+
+    Attributes
+    ----------
+    arch : str
+        Such as ``"sm_90a"``.
+    """
+
+    arch: str = ""
+
+
+def gpu(arch: str) -> Gpu:
+    """Return the row of a CUDA architecture: a lane is a thread's 32-bit register."""
+    return Gpu("cuda", 32, 255, "plain", "", "", "", "ballot", 64, 64, 1, arch)
+
+
 def isa_of(target: Target) -> Isa:
     """Return the row of a target's instruction set.
 
@@ -109,6 +128,8 @@ def isa_of(target: Target) -> Isa:
     TargetError
         When no kernels are written for it.
     """
+    if target.kind == "cuda":
+        return gpu(target.arch)
     if target.isa not in ISAS:
         raise TargetError(
             f"{target.name} cannot be compiled for: there are no kernels for {target.isa} yet; "

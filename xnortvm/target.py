@@ -54,6 +54,8 @@ class Target:
         Whether this machine can run the code.
     link : str or None
         The triple to cross-link for, None where this machine's own compiler links.
+    arch : str
+        Of a CUDA target, such as ``"sm_90a"``; "" otherwise.
     tvm : tvm.target.Target
         What TVM compiles for.
     """
@@ -70,6 +72,7 @@ class Target:
     is_host: bool
     link: str | None
     tvm: Any = field(repr=False, compare=False)
+    arch: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the TVM target as a JSON object."""
@@ -85,6 +88,7 @@ class Target:
             "num_threads": self.num_threads,
             "is_host": self.is_host,
             "link": self.link,
+            "arch": self.arch,
         }
 
 
@@ -289,6 +293,7 @@ def _resolve_cuda(spec: Spec, num_threads: int) -> Target:
         is_host=host.is_host and here is not None and _runs_on(arch, here),
         link=host.link,
         tvm=TvmTarget(fields, host=host.tvm),
+        arch=arch,
     )
 
 

@@ -40,6 +40,7 @@ from xnortvm.ops.layout import (
     words,
 )
 from xnortvm.ops.padding import pad_image
+from xnortvm.ops.problem import Problem, count_te
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
 from xnortvm.schedules.decisions import decided
 from xnortvm.schedules.tiling import computed_columns, least_columns
@@ -207,6 +208,24 @@ def bconv2d_te(
         pixels=rows.size * columns.size,
         masked=masked,
     )
+    total = channels // groups * kernel[0] * kernel[1]
+    if form.name == "plain":
+        problem = Problem(
+            images,
+            height,
+            width,
+            channels // groups,
+            outputs,
+            groups,
+            kernel,
+            strides,
+            dilation,
+            padding,
+            pad_value,
+            masked,
+        )
+        count = count_te(a, w, problem, "bconv2d")
+        return _accumulator(count, base, (rows, columns), outputs, total)
     padded, steps = int(w.shape[0]) * form.lanes, form.steps(channels // groups)
     run = steps * form.elements
     if computed:
@@ -240,7 +259,14 @@ def bconv2d_te(
         isa,
         "bconv2d",
     )
-    total = channels // groups * kernel[0] * kernel[1]
+    return _accumulator(count, base, (rows, columns), outputs, total)
+
+
+def _accumulator(
+    count: Any, base: Any, border: tuple[BorderClasses, BorderClasses], outputs: int, total: int
+) -> Any:
+    """Return ``base − 2·count`` (N, OH, OW, O); the count may be of a larger map."""
+    rows, columns = border
     corrected = tuple(int(dim) for dim in base.shape[:2]) != (1, 1)
 
     def accumulator(n: Any, y: Any, i: Any, o: Any) -> Any:
@@ -248,7 +274,7 @@ def bconv2d_te(
         column = _class_index(i, columns) if corrected else 0
         return base[row, column, o] - twice(count, (n, y, i, o), total)
 
-    shape = (images, rows.size, columns.size, outputs)
+    shape = (int(count.shape[0]), rows.size, columns.size, outputs)
     return te.compute(shape, accumulator, name="acc", attrs={"xnortvm.op": "accumulator"})
 
 

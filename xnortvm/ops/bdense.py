@@ -23,6 +23,7 @@ from xnortvm.ops.dot import (
     twice,
 )
 from xnortvm.ops.layout import is_masked, unpack_weights, words
+from xnortvm.ops.problem import Problem, count_te
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
 from xnortvm.schedules.decisions import decided
 
@@ -79,6 +80,9 @@ def bdense_te(
     """
     rows, (w, *_) = int(a.shape[0]), weights
     form = dense_form(isa, channels, outputs, masked=terms is not None)
+    if form.name == "plain":
+        problem = Problem(rows, 1, 1, channels, outputs, masked=form.masked, rank=2)
+        return _accumulator(count_te(a, w, problem, "bdense"), terms, outputs, channels)
 
     def step(index: Sequence[Any], at: Sequence[Any]) -> Any:
         block, lane = lane_of(index[1], form.lanes)
@@ -88,12 +92,18 @@ def bdense_te(
 
     padded = int(w.shape[0]) * form.lanes
     count = differing_bits((rows, padded), (form.steps(channels),), step, form, isa, "bdense")
+    return _accumulator(count, terms, outputs, channels)
+
+
+def _accumulator(count: Any, terms: Any, outputs: int, channels: int) -> Any:
+    """Return ``K − 2·count`` (M, O), with K of ``terms`` if there are any."""
 
     def accumulator(m: Any, o: Any) -> Any:
         total = tirx.const(channels, "int32") if terms is None else terms[o]
         return total - twice(count, (m, o), channels)
 
-    return te.compute((rows, outputs), accumulator, name="acc", attrs={"xnortvm.op": "accumulator"})
+    shape = (int(count.shape[0]), outputs)
+    return te.compute(shape, accumulator, name="acc", attrs={"xnortvm.op": "accumulator"})
 
 
 def legalize(bb: Any, call: Any, isa: Isa) -> Any:
@@ -104,12 +114,12 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
     isa, _ = decided(call.attrs, isa)
     channels = int(call.attrs["channels"])
     masked = is_masked(packed.shape[1], channels)
-    form = dense_form(isa, channels, packed.shape[0], masked=masked)
-    weights = kernel_weights(packed, channels, form)
     extra = []
     if masked:
         terms = np.count_nonzero(unpack_weights(packed, channels), axis=1)
         extra.append(relax.const(terms.astype("int32")))
+    form = dense_form(isa, channels, packed.shape[0], masked=masked)
+    weights = kernel_weights(packed, channels, form)
 
     def compute(a: Any, *args: Any) -> Any:
         kernel, terms = args[: len(weights)], args[len(weights) :]

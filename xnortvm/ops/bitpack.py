@@ -86,7 +86,12 @@ def pack_te(x: Any, *, groups: int, or_zero: bool, flavour: str) -> Any:
         return pack_word(values, or_zero=or_zero, flavour=flavour)
 
     shape = (*lead, groups * per_word)
-    marks = {"xnortvm.op": "pack", "xnortvm.words": WORDS_AT_ONCE.get(flavour, 1)}
+    marks = {
+        "xnortvm.op": "pack",
+        "xnortvm.words": WORDS_AT_ONCE.get(flavour, 1),
+        "xnortvm.groups": groups,
+        "xnortvm.or_zero": int(or_zero),
+    }
     return te.compute(shape, word, name="pack", attrs=marks)
 
 

@@ -24,6 +24,9 @@ The pairwise forms lay out a vector along the input channels of one output chann
 output channels, see `intrinsics_pairwise`. Taps of a kernel row whose pixels lie side by side are
 one run of words for them: 3 taps of 96 channels are 288 bits, or three steps, the last of which
 reads on into the next pixel and is masked.
+
+Kernels for GPUs are templates, which read weights as they are packed: the form ``plain``, whose
+sum is `xnortvm.ops.problem.count_te`.
 """
 
 from __future__ import annotations
@@ -71,7 +74,7 @@ class Form:
     Attributes
     ----------
     name : str
-        ``"word"``, ``"byte"``, ``"table"``, ``"pairwise"`` or ``"paired"``.
+        ``"word"``, ``"byte"``, ``"table"``, ``"pairwise"``, ``"paired"`` or ``"plain"``.
     lanes : int
         Output channels of one vector.
     bits : int
@@ -146,6 +149,8 @@ class Shape:
 def form_of(isa: Isa, shape: Shape) -> Form:
     """Return the fastest form for a layer."""
     lanes, masked = isa.vector_bits // 8, shape.masked
+    if isa.popcount == "plain":
+        return Form("plain", 1, WORD, None, masked)
     form = _whole_vectors(shape) if isa.pairwise else None
     if form is not None:
         return form
@@ -191,6 +196,8 @@ def kernel_weights(packed: NDArray[np.uint32], channels: int, form: Form) -> lis
         w = 0 … 15, again and again, since ``vpshufb`` looks up within 16 bytes; for masked forms
         the masks as well, blocked like the weights.
     """
+    if form.name == "plain":
+        return [packed]
     halves = np.split(packed, 2, axis=-1) if form.masked else [packed]
     if form.name == "paired":
         return [_blocked_vectors(np.tile(packed, 2), form.lanes)]

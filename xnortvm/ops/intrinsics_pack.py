@@ -169,6 +169,7 @@ _PACK: dict[str, Callable[[Sequence[Any], bool], Any]] = {
     "movmsk4": lambda values, or_zero: _pack_movmsk(values, or_zero, 4),
     "reduce4": lambda values, or_zero: _pack_reduce(values, or_zero, 4),
     "addp": _pack_addp,
+    "ballot": lambda values, or_zero: _pack_scalars(values, or_zero, 1),
 }
 
 
@@ -211,8 +212,8 @@ def pack_word(values: Sequence[Any], *, or_zero: bool, flavour: str) -> Any:
     or_zero : bool
         Whether 0 counts as negative.
     flavour : str
-        ``"mask16"`` (AVX-512), ``"movmsk8"`` (AVX), ``"movmsk4"`` (SSE), ``"addp"`` (AArch64) or
-        ``"reduce4"`` (anywhere).
+        ``"mask16"`` (AVX-512), ``"movmsk8"`` (AVX), ``"movmsk4"`` (SSE), ``"addp"`` (AArch64),
+        ``"reduce4"`` (anywhere) or ``"ballot"`` (CUDA, whose kernels replace it).
     """
     op = ir.Op.get(f"tirx.xnortvm_pack_{flavour}")
     return tirx.call_intrin("uint32", op, _const(int(or_zero), "int32"), *values)

@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a fused kernel computes of each sum, as expressions that a template puts where it likes.
+
+Fusion leaves a kernel as blocks: the sum of the anchor, then elementwise blocks and packs. A
+template computes the sum in its own way, in registers. `read_epilogue` gives it the rest: for each
+output a function from the sum and the indices to the element, or to the bit of a packed output.
+
+Examples
+--------
+>>> epilogue = read_epilogue(func)  # doctest: +SKIP
+>>> for output in epilogue.outputs:  # doctest: +SKIP
+...     value = output.element(count, (n, y, x, o))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from xnortvm._tvm import ir, s_tir, tirx, tvm_ffi
+from xnortvm.errors import CompileError
+from xnortvm.ops.problem import PROBLEM, Problem
+from xnortvm.schedules.blocks import ANCHORS, ATTRIBUTE
+
+PrimExpr = Any
+
+
+class NotElementwiseError(CompileError):
+    """A kernel computes more behind its sum than elements and bits; no template applies."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One output of a kernel.
+
+    Attributes
+    ----------
+    buffer : tirx.Buffer
+        A parameter of the function: ``buffer[n, y, x, o]``, or ``[m, o]`` of a dense layer. Packed,
+        the last index counts words: G · ceil(O / G / 32) of them.
+    packed : bool
+    element : callable
+        From the anchor's sum and the indices (n, y, x, o) to the element of the output. A dense
+        layer has y = x = 0, and n counts its rows. The sum of a packed anchor is ``count``, the
+        number of bits that differ (int32, positions outside the image read as `Problem` says): the
+        correction ``base − 2·count`` is part of the expression. The sum of a float anchor is the
+        float32 product alone. Indices are int32, o < O: bits that pad a word are not asked for,
+        and are 0.
+
+        For packed outputs it is a bool, true where the value is −1. Channel o is bit
+        ``o % (O / G) % 32`` of word ``o // (O / G) · ceil(O / G / 32) + o % (O / G) // 32``.
+    groups : int
+        G, of a packed output: of the layer that reads it.
+    """
+
+    buffer: Any
+    packed: bool
+    element: Callable[[PrimExpr, tuple[PrimExpr, ...]], PrimExpr]
+    groups: int = 1
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """What is computed of the sums.
+
+    Attributes
+    ----------
+    outputs : list of Output
+    reads : list of tirx.Buffer
+        Parameters that the elements read, beside the anchor's own.
+    """
+
+    outputs: list[Output]
+    reads: list[Any]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The sum that a template computes.
+
+    Attributes
+    ----------
+    op : str
+        ``"bconv2d"``, ``"bdense"``, ``"conv2d"`` or ``"dense"``.
+    problem : Problem or None
+        None for float anchors.
+    operands : list of tirx.Buffer
+        Parameters that the sum reads: the activations, then the weights. Something that is
+        computed before the sum, such as a padded image, is none.
+    """
+
+    op: str
+    problem: Problem | None
+    operands: list[Any]
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A block that stores one value: ``buffer[indices] = value`` at its axes."""
+
+    node: Any
+    axes: list[Any]
+    buffer: Any
+    indices: list[Any]
+    value: Any
+
+    @property
+    def role(self) -> str:
+        return str(self.node.annotations.get(ATTRIBUTE, ""))
+
+
+def narrowed(func: Any) -> Any:
+    """Return the function with 32-bit indices, which is what kernels compute with.
+
+    Raises
+    ------
+    CompileError
+        When a tensor has 2³¹ elements or more.
+    """
+    module = ir.IRModule({"main": func.with_attr("global_symbol", "main")})
+    try:
+        narrow = tirx.transform.ForceNarrowIndexToInt32()(module)["main"]
+    except Exception as error:
+        raise CompileError(
+            "a tensor of this layer has more than 2147483647 elements, which kernels for CUDA do "
+            "not count; use a smaller batch"
+        ) from error
+    symbol = (func.attrs or {}).get("global_symbol")
+    if symbol is None:
+        return narrow.without_attr("global_symbol")
+    return narrow.with_attr("global_symbol", symbol)
+
+
+def read_anchor(func: Any) -> Anchor:
+    """Return the sum of a function with one anchor; indices as they are in `func`.
+
+    Raises
+    ------
+    NotElementwiseError
+        When there is no anchor or more than one.
+    """
+    blocks = _blocks(func)
+    found = _anchor(blocks)
+    mark = found.node.annotations.get(PROBLEM)
+    params = _params(func)
+    loads = _loads(found.value)
+    operands = [load for load in dict.fromkeys(loads) if load in params]
+    problem = None if mark is None else Problem.from_json(str(mark))
+    return Anchor(found.role, problem, operands)
+
+
+def read_epilogue(func: Any) -> Epilogue:
+    """Return what a function with one anchor computes of its sums.
+
+    Parameters
+    ----------
+    func : tirx.PrimFunc
+        A kernel as `FuseTIR` leaves it, with 32-bit indices (`narrowed`).
+
+    Raises
+    ------
+    NotElementwiseError
+        When it computes something else.
+    """
+    blocks = _blocks(func)
+    anchor = _anchor(blocks)
+    made = {block.buffer: block for block in blocks}
+    params = _params(func)
+    own = set(_loads(anchor.value))
+    outputs, reads = [], {}
+    for param in params:
+        block = made.get(param)
+        if block is None:
+            continue
+        reader = _Reader(made, anchor)
+        if block.role == "pack":
+            outputs.append(_packed(reader, block))
+        else:
+            outputs.append(Output(param, False, _element_of(reader, param)))
+        dry = [tirx.Var(name, "int32") for name in ("n", "y", "x", "o")]
+        outputs[-1].element(tirx.Var("acc", str(anchor.buffer.dtype)), tuple(dry))
+        reads.update(dict.fromkeys(reader.params))
+    return Epilogue(outputs, [buffer for buffer in params if buffer in reads and buffer not in own])
+
+
+class _Reader:
+    """Follows loads back to the sum and to parameters."""
+
+    def __init__(self, made: dict[Any, _Block], anchor: _Block) -> None:
+        self.made, self.anchor = made, anchor
+        self.params: dict[Any, None] = {}
+
+    def value(self, buffer: Any, index: list[Any], acc: Any, at: list[Any]) -> Any:
+        """Return ``buffer[index]`` as an expression of the sum at the indices `at`."""
+        if buffer.same_as(self.anchor.buffer):
+            if not all(_same(one, other) for one, other in zip(index, at, strict=True)):
+                raise NotElementwiseError(
+                    f"an element of {buffer.name} is computed from the sum at another position"
+                )
+            return acc
+        block = self.made.get(buffer)
+        if block is None:
+            self.params[buffer] = None
+            return tirx.BufferLoad(buffer, index)
+        if any(_is_reduced(axis) for axis in block.node.iter_vars):
+            raise NotElementwiseError(f"{block.node.name_hint} is a sum behind the anchor")
+        if not all(one.same_as(axis) for one, axis in zip(block.indices, block.axes, strict=True)):
+            raise NotElementwiseError(f"{block.node.name_hint} stores in another order")
+        return self.expression(block.value, dict(zip(block.axes, index, strict=True)), acc, at)
+
+    def expression(self, value: Any, axes: dict[Any, Any], acc: Any, at: list[Any]) -> Any:
+        """Return an expression with its axes replaced and its loads followed."""
+        done: dict[Any, Any] = {}
+        refused: list[NotElementwiseError] = []  # an exception must not leave the callback
+
+        def load(node: Any) -> Any:
+            key = (node.source, tuple(map(str, node.indices)))
+            if key not in done:
+                try:
+                    done[key] = self.value(node.source, list(node.indices), acc, at)
+                except NotElementwiseError as error:
+                    refused.append(error)
+                    return node
+            return done[key]
+
+        def axis(var: Any) -> Any:
+            return axes.get(var, var)
+
+        replaced = tvm_ffi.structural_map(value, [(ir.TensorLoad, load), (tirx.Var, axis)])
+        if refused:
+            raise refused[0]
+        return replaced
+
+
+def _element_of(reader: _Reader, buffer: Any) -> Callable[[Any, tuple[Any, ...]], Any]:
+    def element(acc: Any, indices: tuple[Any, ...]) -> Any:
+        at = _positions(reader, indices)
+        return reader.value(buffer, at, acc, at)
+
+    return element
+
+
+def _packed(reader: _Reader, pack: _Block) -> Output:
+    """Return the bits of a pack, whose channels may go through a padded copy."""
+    source = next(iter(dict.fromkeys(_loads(pack.value))))
+    padded = reader.made.get(source)
+    if padded is not None and padded.role == "pack_pad":
+        source = next(iter(dict.fromkeys(_loads(padded.value))))
+    or_zero = bool(int(pack.node.annotations["xnortvm.or_zero"]))
+
+    def bit(acc: Any, indices: tuple[Any, ...]) -> Any:
+        at = _positions(reader, indices)
+        value = reader.value(source, at, acc, at)
+        if isinstance(value, tirx.Select) and _is_sign(value):
+            return value.condition
+        zero = tirx.const(0, str(value.ty.dtype))
+        return value <= zero if or_zero else value < zero
+
+    return Output(pack.buffer, True, bit, int(pack.node.annotations["xnortvm.groups"]))
+
+
+def _is_sign(value: Any) -> bool:
+    """Whether a selection is -1 or 0: a threshold."""
+    chosen = value.true_value, value.false_value
+    return all(isinstance(each, tirx.IntImm) for each in chosen) and [
+        int(each) for each in chosen
+    ] == [-1, 0]
+
+
+def _positions(reader: _Reader, indices: tuple[Any, ...]) -> list[Any]:
+    at = [tirx.const(each, "int32") if isinstance(each, int) else each for each in indices]
+    return at if len(reader.anchor.buffer.shape) == len(at) else [at[0], at[-1]]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return bool(one.same_as(other)) or bool(tvm_ffi.structural_equal(one, other))
+
+
+def _anchor(blocks: list[_Block]) -> _Block:
+    found = [block for block in blocks if block.role in ANCHORS]
+    if len(found) != 1:
+        raise NotElementwiseError(f"a kernel has one anchor, and this one has {len(found)}")
+    return found[0]
+
+
+def _blocks(func: Any) -> list[_Block]:
+    """Return the blocks of a function but the outermost."""
+    found: list[_Block] = []
+
+    def visit(node: Any) -> None:
+        body = node.body
+        if isinstance(body, tirx.BufferStore):
+            axes = [axis.var for axis in node.iter_vars]
+            found.append(_Block(node, axes, body.buffer, list(body.indices), body.value))
+
+    tvm_ffi.structural_walk(func.body, [(s_tir.SBlock, visit)])
+    return found
+
+
+def _loads(value: Any) -> list[Any]:
+    """Return the buffers that an expression reads, in order."""
+    found: list[Any] = []
+    tvm_ffi.structural_walk(value, [(ir.TensorLoad, lambda node: found.append(node.source))])
+    return found
+
+
+def _params(func: Any) -> list[Any]:
+    return [param for param in func.params if tirx.is_buffer_var(param)]
+
+
+def _is_reduced(axis: Any) -> bool:
+    return int(axis.iter_type) == tirx.IterVar.CommReduce
