@@ -24,13 +24,13 @@ import numpy as np
 
 from xnortvm import ops
 from xnortvm._tvm import IRModule, installed_version, ir, relax, tirx, tvm
+from xnortvm.emulation import needs
+from xnortvm.emulation.cost import Cost
 from xnortvm.graph.dataflow import const
 from xnortvm.ops.stem_conv2d import stem_conv2d
 from xnortvm.stem import METHODS
 from xnortvm.target import Target, resolve
 from xnortvm.tools import cost_record
-from xnortvm.tools.emulation import needs
-from xnortvm.tools.emulation.cost import Cost
 from xnortvm.tools.layer_modules import Layer, binary_layer, function, kernels_of
 from xnortvm.tools.object_code import Counts, count
 from xnortvm.tools.outcome import table

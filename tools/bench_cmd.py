@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import argparse
 
+from xnortvm.emulation.cores import CORES
 from xnortvm.errors import ModelError, XnortvmError
 from xnortvm.tools import model_arg, peers
-from xnortvm.tools.emulation.cores import CORES
 from xnortvm.tools.outcome import Outcome
 
 HELP = "time a compiled model beside other engines, its layers, or what this machine can do"

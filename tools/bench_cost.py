@@ -14,14 +14,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from xnortvm import pipeline
+from xnortvm.emulation import needs
+from xnortvm.emulation.cores import Core, core_of
+from xnortvm.emulation.cost import STEP, Cost, bound
 from xnortvm.errors import MissingDependencyError, ModelError, TargetError
 from xnortvm.patterns import ZeroPolicy
 from xnortvm.report import Report
 from xnortvm.target import Target, resolve
 from xnortvm.tools import bench_layers, model_arg
-from xnortvm.tools.emulation import needs
-from xnortvm.tools.emulation.cores import Core, core_of
-from xnortvm.tools.emulation.cost import STEP, Cost, bound
 from xnortvm.tools.layer_modules import binary_layer
 from xnortvm.tools.model_cost import Kernel, Subject, measure, total_of
 from xnortvm.tools.outcome import Outcome, table

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from xnortvm._tvm import IRModule, installed_version
+from xnortvm.emulation import needs
+from xnortvm.emulation.cores import core_of
+from xnortvm.emulation.cost import Cost
 from xnortvm.graph.dataflow import dtype_of, shape_of
 from xnortvm.target import resolve
-from xnortvm.tools.emulation import needs
-from xnortvm.tools.emulation.cores import core_of
-from xnortvm.tools.emulation.cost import Cost
 from xnortvm.tools.model_cost import Subject, measure, total_of
 
 RECORD = Path(__file__).parent / "model_costs.json"

@@ -175,7 +175,7 @@ def _gpu(args: argparse.Namespace) -> Iterator[Finding]:
 
 def _models_of_arm(args: argparse.Namespace) -> Iterator[Finding]:
     """Look for what `bench --model-cost` and the tests of ARM code need."""
-    from xnortvm.tools.emulation import needs
+    from xnortvm.emulation import needs
 
     lacking = needs.missing_for_costs()
     here = lacking or f"{needs.qemu_version()}, llvm-mca {needs.find_models().version}"

@@ -185,7 +185,7 @@ def _network(*model: str, few: str = "openvino", stems: tuple[str, ...] = ()) ->
 
 def emulator() -> str:
     """Name the programs that modelled figures depend on."""
-    from xnortvm.tools.emulation import needs
+    from xnortvm.emulation import needs
 
     return f"{needs.qemu_version()}, llvm-mca {needs.find_models().version}"
 

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from xnortvm._tvm import IRModule
+from xnortvm.emulation import network
+from xnortvm.emulation.check import check
+from xnortvm.emulation.cores import Core
+from xnortvm.emulation.cost import Cost, costs
+from xnortvm.emulation.run import Ran, emulate
 from xnortvm.target import Target
-from xnortvm.tools.emulation import network
-from xnortvm.tools.emulation.check import check
-from xnortvm.tools.emulation.cores import Core
-from xnortvm.tools.emulation.cost import Cost, costs
-from xnortvm.tools.emulation.run import Ran, emulate
 
 Array = np.ndarray[Any, Any]
 

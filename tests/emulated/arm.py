@@ -15,14 +15,14 @@ import numpy as np
 from tests.emulated.cases import kernel_programs, kernels, resnet18
 from tests.emulated.verdict import Verdict
 from tests.ops.kernel_cases import EPILOGUES, Case, bconv2d_case, bdense_case, bsum2d_case, sampled
+from xnortvm.emulation import needs
+from xnortvm.emulation.check import check
+from xnortvm.emulation.network import library, network
+from xnortvm.emulation.program import OUTPUT, Program
+from xnortvm.emulation.run import Ran, emulate, writer
 from xnortvm.errors import VerificationError
 from xnortvm.schedules.isa import Isa, isa_of
 from xnortvm.target import resolve
-from xnortvm.tools.emulation import needs
-from xnortvm.tools.emulation.check import check
-from xnortvm.tools.emulation.network import library, network
-from xnortvm.tools.emulation.program import OUTPUT, Program
-from xnortvm.tools.emulation.run import Ran, emulate, writer
 
 Array = np.ndarray[Any, Any]
 

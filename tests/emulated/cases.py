@@ -21,14 +21,14 @@ from tests.ops.kernel_cases import (
     scheduled,
 )
 from xnortvm._tvm import te
+from xnortvm.emulation.network import library
+from xnortvm.emulation.program import INPUT, OUTPUT, Program
 from xnortvm.ops import reference
 from xnortvm.ops.bitpack import bitpack_te
 from xnortvm.ops.bmaxpool2d import bmaxpool2d_te
 from xnortvm.schedules import schedule_function
 from xnortvm.schedules.isa import Isa, isa_of
 from xnortvm.target import Target
-from xnortvm.tools.emulation.network import library
-from xnortvm.tools.emulation.program import INPUT, OUTPUT, Program
 
 CHANNELS = (31, 64, 65, 128, 300)
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xnortvm.tools.emulation import needs
-from xnortvm.tools.emulation.program import Program
-from xnortvm.tools.emulation.program import tables as program_tables
+from xnortvm.emulation import needs
+from xnortvm.emulation.program import Program
+from xnortvm.emulation.program import tables as program_tables
 
 HERE = Path(__file__).parent
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from xnortvm import pipeline
 from xnortvm._tvm import runtime
+from xnortvm.emulation.network import kernels as named
+from xnortvm.emulation.network import library, walk
+from xnortvm.emulation.program import OUTPUT, Program
 from xnortvm.target import Target, resolve
-from xnortvm.tools.emulation.network import kernels as named
-from xnortvm.tools.emulation.network import library, walk
-from xnortvm.tools.emulation.program import OUTPUT, Program
 
 Array = np.ndarray[Any, Any]
 

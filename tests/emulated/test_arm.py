@@ -6,8 +6,8 @@ from __future__ import annotations
 import pytest
 
 from tests.emulated import arm
+from xnortvm.emulation import needs
 from xnortvm.target import resolve
-from xnortvm.tools.emulation import needs
 
 
 @pytest.mark.parametrize("name", arm.SAMPLE)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from tests.emulated.image import symbol_at
-from xnortvm.tools.emulation.program import Program
-from xnortvm.tools.emulation.run import writer
+from xnortvm.emulation.program import Program
+from xnortvm.emulation.run import writer
 
 #: Of the exceptions of an x86 CPU those that a kernel can cause.
 EXCEPTIONS = {0: "division", 6: "unknown instruction", 13: "misaligned access", 14: "page fault"}

@@ -17,13 +17,13 @@ from tests.ops.kernel_cases import (
     sampled,
     scheduled,
 )
+from xnortvm.emulation import needs, network
+from xnortvm.emulation.program import INPUT, OUTPUT, Program
+from xnortvm.emulation.run import emulate
 from xnortvm.ops.bconv2d import conv_form
 from xnortvm.schedules import schedule_function
 from xnortvm.schedules.isa import isa_of
 from xnortvm.target import resolve
-from xnortvm.tools.emulation import needs, network
-from xnortvm.tools.emulation.program import INPUT, OUTPUT, Program
-from xnortvm.tools.emulation.run import emulate
 
 TARGETS = {name: resolve(f"llvm -mcpu={name}") for name in ("cortex-a72", "cortex-a53")}
 ISA = isa_of(TARGETS["cortex-a72"])

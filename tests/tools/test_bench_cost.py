@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from xnortvm.emulation import needs
+from xnortvm.emulation.cores import core_of
 from xnortvm.errors import VerificationError
 from xnortvm.target import resolve
 from xnortvm.tools import bench_cost, bench_layers, model_cost
-from xnortvm.tools.emulation import needs
-from xnortvm.tools.emulation.cores import core_of
 from xnortvm.tools.layer_modules import Layer, binary_layer
 from xnortvm.tools.model_cost import Subject, measure
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from xnortvm.emulation import needs
+from xnortvm.emulation.cost import Cost
 from xnortvm.tools import bench_check, cost_record
-from xnortvm.tools.emulation import needs
-from xnortvm.tools.emulation.cost import Cost
 from xnortvm.tools.layer_modules import Layer, binary_layer
 
 COST = Cost(instructions=1_000_000, cycles=500_000, l1_misses=1000, l2_misses=10, spills=3)

@@ -124,7 +124,7 @@ def test_the_kernel_is_compiled_for_this_machine(monkeypatch):
 
 
 def test_what_models_of_arm_cores_lack_is_a_note_with_the_command(monkeypatch):
-    from xnortvm.tools.emulation import needs
+    from xnortvm.emulation import needs
 
     lacking = "qemu-aarch64 is not installed; install it (Debian, Ubuntu: sudo apt install …)"
     monkeypatch.setattr(needs, "missing_for_costs", lambda: lacking)
@@ -133,7 +133,7 @@ def test_what_models_of_arm_cores_lack_is_a_note_with_the_command(monkeypatch):
 
 
 def test_the_programs_that_model_arm_cores_are_named(monkeypatch):
-    from xnortvm.tools.emulation import needs
+    from xnortvm.emulation import needs
 
     monkeypatch.setattr(needs, "missing_for_costs", lambda: None)
     monkeypatch.setattr(needs, "qemu_version", lambda: "qemu 7.2")

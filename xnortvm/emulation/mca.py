@@ -12,8 +12,8 @@ import subprocess
 import tempfile
 from collections.abc import Iterable, Sequence
 
+from xnortvm.emulation import needs
 from xnortvm.errors import CompileError
-from xnortvm.tools.emulation import needs
 
 Words = tuple[str, ...]
 

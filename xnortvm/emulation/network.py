@@ -10,9 +10,9 @@ import numpy as np
 
 from xnortvm import pipeline
 from xnortvm._tvm import IRModule, ir, relax, relax_transform, tirx, tvm
+from xnortvm.emulation.program import INPUT, OUTPUT, Program
 from xnortvm.graph.dataflow import Graph, dtype_of, op_name, shape_of, value_of
 from xnortvm.target import Target
-from xnortvm.tools.emulation.program import INPUT, OUTPUT, Program
 from xnortvm.transform.group import KERNEL_LAYER
 
 Array = np.ndarray[Any, Any]

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from xnortvm.tools.emulation import mca
-from xnortvm.tools.emulation.profile import Block, CallProfile
+from xnortvm.emulation import mca
+from xnortvm.emulation.profile import Block, CallProfile
 
 #: Blocks that make up this share of the instructions are modelled, the others go at their rate.
 MODELLED = 0.999

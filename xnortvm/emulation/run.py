@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
+from xnortvm.emulation import needs
+from xnortvm.emulation.profile import Caches, CallProfile, read_profile
+from xnortvm.emulation.program import OUTPUT, Program, tables
 from xnortvm.errors import CompileError
 from xnortvm.target import Target
-from xnortvm.tools.emulation import needs
-from xnortvm.tools.emulation.profile import Caches, CallProfile, read_profile
-from xnortvm.tools.emulation.program import OUTPUT, Program, tables
 
 Array = np.ndarray[Any, Any]
 

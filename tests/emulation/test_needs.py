@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from xnortvm.emulation import needs
 from xnortvm.errors import CompileError, MissingDependencyError
-from xnortvm.tools.emulation import needs
 
 AARCH64 = needs.MACHINES["aarch64-linux-gnu"]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from xnortvm.emulation.network import Network
+from xnortvm.emulation.program import OUTPUT
+from xnortvm.emulation.run import Ran, writer
 from xnortvm.errors import VerificationError
 from xnortvm.runtime.trace import KernelCall
-from xnortvm.tools.emulation.network import Network
-from xnortvm.tools.emulation.program import OUTPUT
-from xnortvm.tools.emulation.run import Ran, writer
 from xnortvm.verify.bounds import bound_of, difference
 from xnortvm.verify.kernels import check_kernels
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 
 from xnortvm._tvm import ir, te, tirx
+from xnortvm.emulation import needs, network, run
+from xnortvm.emulation.cores import core_of
+from xnortvm.emulation.program import INPUT, OUTPUT, Program
+from xnortvm.emulation.run import Ran, emulate
 from xnortvm.errors import CompileError, MissingDependencyError
 from xnortvm.target import resolve
-from xnortvm.tools.emulation import needs, network, run
-from xnortvm.tools.emulation.cores import core_of
-from xnortvm.tools.emulation.program import INPUT, OUTPUT, Program
-from xnortvm.tools.emulation.run import Ran, emulate
 
 CPUS = {"aarch64": "rpi4", "armv7": "armv7"}
 X = np.arange(16, dtype=np.float32)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from xnortvm.emulation import cost, mca, needs
+from xnortvm.emulation.cores import CORES, core_of
+from xnortvm.emulation.profile import Block, CallProfile
 from xnortvm.errors import CompileError, TargetError
-from xnortvm.tools.emulation import cost, mca, needs
-from xnortvm.tools.emulation.cores import CORES, core_of
-from xnortvm.tools.emulation.profile import Block, CallProfile
 
 XOR, POPCOUNT, ADD = "6e221c20", "4e205800", "4e238403"  # eor v0, v1, v2; cnt v0; add v3
 STORE_ON_STACK, STORE_D_ON_STACK, STORE = "3d8007e0", "fd0007e0", "3d800000"

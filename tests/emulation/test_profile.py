@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from xnortvm.tools.emulation.profile import Block, leaves, read_profile, straight
+from xnortvm.emulation.profile import Block, leaves, read_profile, straight
 
 ADD, BRANCH, RETURN = "0b010000", "54ffffa1", "d65f03c0"
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from xnortvm.emulation.profile import Caches
 from xnortvm.errors import TargetError, near
-from xnortvm.tools.emulation.profile import Caches
 
 _K = 1 << 10
 
