@@ -19,6 +19,8 @@ from xnortvm.errors import XnortvmError
 
 #: Seconds that a worker may take to import the compiler, on a slow board as well.
 START_SECONDS = 180.0
+#: Seconds for which an answer is waited for at a time.
+_SLICE_SECONDS = 1.0
 MODULE = "xnortvm.tuning.worker"
 
 
@@ -69,6 +71,12 @@ class Worker:
         found: dict[str, Any] = json.loads(answer)
         return found
 
+    def kill(self) -> None:
+        """End the process from another thread: a question that waits is answered as a crash."""
+        process = self._process
+        if process is not None:
+            process.kill()
+
     def close(self) -> None:
         """End the process; the next `ask` starts another."""
         process, self._process, self._rest = self._process, None, b""
@@ -109,11 +117,16 @@ class Worker:
         assert self._process is not None
         assert self._process.stdout is not None
         descriptor = self._process.stdout.fileno()
-        end = time.monotonic() + timeout
+        left = timeout
         while b"\n" not in self._rest:
-            left = end - time.monotonic()
-            if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-                return None
+            # Looked for first and counted in slices: a tuner that is stopped (Ctrl-Z, a laptop
+            # that sleeps) does not take the time for the worker's.
+            asked, part = time.monotonic(), min(_SLICE_SECONDS, max(left, 0.0))
+            if not select.select([descriptor], [], [], part)[0]:
+                left -= min(time.monotonic() - asked, part)
+                if left <= 0:
+                    return None
+                continue
             read = os.read(descriptor, 1 << 16)
             if not read:
                 return b""

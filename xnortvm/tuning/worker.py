@@ -8,21 +8,21 @@ candidate does can reach the tuner but the end of this process: crashes, endless
 from __future__ import annotations
 
 import ctypes
-import hashlib
+import importlib
 import json
 import os
 import pickle
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-KERNEL = "kernel"
-#: Seconds of a timed sample: less than the time slices of the operating system, so that most
-#: samples run without interruption. Samples of one measurement and of one turn of a comparison.
-_SAMPLE_SECONDS, _SAMPLES, _TURN_SAMPLES = 3e-4, 60, 8
+from xnortvm.tuning import timing
+from xnortvm.tuning.timing import KERNEL, NonsenseError
+
+Command = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 def _target(message: dict[str, Any]) -> Any:
@@ -67,78 +67,39 @@ def build(message: dict[str, Any]) -> dict[str, Any]:
     return {}
 
 
-class _Loaded:
-    """A built candidate, ready to run."""
-
-    def __init__(self, folder: str, threads: int) -> None:
-        import numpy as np
-
-        from xnortvm._tvm_runtime import runtime
-        from xnortvm.runtime.threads import use_threads
-
-        use_threads(threads)
-        path = Path(folder)
-        shared = path.parent / (path / "arguments").read_text()
-        arguments, outputs = pickle.loads(shared.read_bytes())
-        self.library = runtime.load_module(str(path / "kernel.so"))
-        self.outputs = [runtime.tensor(np.zeros(*each)) for each in outputs]
-        self.arguments = [*map(runtime.tensor, arguments), *self.outputs]
-        self.library[KERNEL](*self.arguments)
-        self.number = max(1, int(_SAMPLE_SECONDS / self._seconds(1, 3)[0]))
-
-    def digest(self) -> str:
-        """Return a name for the bytes of the outputs of the first run."""
-        found = hashlib.sha256()
-        for output in self.outputs:
-            found.update(output.numpy().tobytes())
-        return found.hexdigest()
-
-    def _seconds(self, number: int, repeat: int) -> list[float]:
-        from xnortvm._tvm_runtime import tvm
-
-        timer = self.library.time_evaluator(KERNEL, tvm.cpu(), number=number, repeat=repeat)
-        return sorted(map(float, timer(*self.arguments).results))
-
-    def sample(self, count: int) -> list[float]:
-        """Return the microseconds of one call, from so many samples, sorted."""
-        return [seconds * 1e6 for seconds in self._seconds(self.number, count)]
-
-
 def measure(message: dict[str, Any]) -> dict[str, Any]:
-    """Time one candidate alone; the lower quartile and the distance to it of the median."""
-    loaded = _Loaded(message["folder"], message["threads"])
-    digest = loaded.digest()
-    loaded.sample(3)
-    times = loaded.sample(_SAMPLES)
-    quarter, half = times[len(times) // 4], times[len(times) // 2]
-    return {"us": quarter, "noise": (half - quarter) / quarter, "digest": digest}
+    """Time one candidate alone."""
+    return timing.measure(Path(message["folder"]), timing.Here(), message["threads"])
 
 
 def race(message: dict[str, Any]) -> dict[str, Any]:
-    """Time candidates in turns, so that a slow spell of the machine hits all of them."""
-    runners = [_Loaded(folder, message["threads"]) for folder in message["folders"]]
-    turns: list[list[float]] = [[] for _ in runners]
-    for _ in range(message["turns"]):
-        for runner, times in zip(runners, turns, strict=True):
-            runner.sample(1)  # what ran in between has the caches
-            times.append(runner.sample(_TURN_SAMPLES)[_TURN_SAMPLES // 4])
-    return {"turns": turns, "digests": [runner.digest() for runner in runners]}
+    """Time candidates in turns."""
+    folders = [Path(each) for each in message["folders"]]
+    return timing.race(folders, timing.Here(), message["threads"], message["turns"])
 
 
-COMMANDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "build": build,
-    "measure": measure,
-    "race": race,
-}
+COMMANDS: dict[str, Command] = {"build": build, "measure": measure, "race": race}
 
 
 def main() -> None:
     """Answer until the input ends."""
+    serve(COMMANDS, "xnortvm.tuning.space")
+
+
+def serve(commands: Mapping[str, Command], module: str) -> None:
+    """Answer the messages on the standard input until it ends.
+
+    Parameters
+    ----------
+    commands : mapping
+        From the name of a command to what answers it.
+    module : str
+        What is imported first, so that no candidate's time-out pays for it.
+    """
     _die_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # whatever prints must not get between the answers
-    import xnortvm.tuning.space  # noqa: F401 - now, so that no candidate's time-out pays for it
-
+    importlib.import_module(module)
     cores = json.loads(os.environ.get("XNORTVM_WORKER_CORES", "[]"))
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)
@@ -146,10 +107,12 @@ def main() -> None:
     for line in sys.stdin:
         message = json.loads(line)
         try:
-            answer = COMMANDS[message["command"]](message)
+            answer = commands[message["command"]](message)
+        except NonsenseError as error:
+            answer = {"failure": f"nonsense: {error}"}
         except Exception as error:  # one candidate's, whatever it is
-            said = str(error).strip().splitlines()[-1:] or [""]
-            answer = {"failure": f"error: {type(error).__name__}: {said[0]}"}
+            last = str(error).strip().splitlines()[-1:] or [""]
+            answer = {"failure": f"error: {type(error).__name__}: {last[0]}"}
         print(json.dumps(answer), file=answers, flush=True)
 
 
