@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from xnortvm.errors import ModelError, XnortvmError
 from xnortvm.runtime import bundle, selftest
 from xnortvm.runtime.folder import Example
+from xnortvm.runtime.tracker import Tracker
 from xnortvm.tools import model_arg, rpc_board
 from xnortvm.tools.outcome import Outcome, table
 
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> Outcome:
     unfit = [f"--{name.replace('_', '-')}" for name in _HERE if getattr(args, name, None)]
     if unfit:
         raise XnortvmError(f"{', '.join(unfit)} cannot be had of a board; leave it out with --rpc")
-    tracker = rpc_board.Tracker.of(args.rpc, args.key)
+    tracker = Tracker.of(args.rpc, args.key)
     work = _saved(args) if model_arg.is_compiled(args.model) else _compiled(args)
     _log.info("sending %.1f MiB to %s", len(work.library) / 2**20, tracker.key)
     ran = rpc_board.run(

@@ -12,7 +12,9 @@ from xnortvm.tools import model_arg
 from xnortvm.tools.outcome import Outcome
 from xnortvm.tools.tune_progress import Limits, Progress
 
-HELP = "measure other schedules of a model's kernels on this machine and record the best"
+HELP = "measure other schedules of a model's kernels, here or on boards, and record the best"
+#: Exit statuses by how the search ended; others are those of an error.
+_STATUS = {"done": 0, "time limit": 0, "interrupted": 130}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -32,6 +34,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action=argparse.BooleanOptionalAction,
         help="time the whole network by the rules and tuned in the end; by default when something "
         "was measured",
+    )
+    parser.add_argument(
+        "--rpc", metavar="HOST:PORT", help="measure on the boards of TVM's RPC tracker there"
+    )
+    parser.add_argument("--key", metavar="NAME", help="what the boards are registered as")
+    parser.add_argument(
+        "--timeout", type=float, default=30.0, metavar="SECONDS", help="for one candidate"
     )
     parser.add_argument("--plot", metavar="FILE", help="draw the best time so far of each task")
 
@@ -57,6 +66,9 @@ def run(args: argparse.Namespace) -> Outcome:
         seed=args.search_seed,
         strategy=args.strategy,
         network=args.network,
+        rpc=args.rpc,
+        key=args.key,
+        timeout=args.timeout,
         **({} if show is None else {"progress": show}),
     )
     if show is not None:
@@ -70,4 +82,4 @@ def run(args: argparse.Namespace) -> Outcome:
         summary.plot(args.plot)
         text += f"\nPlot written to {args.plot}"
     data = {"model": source.name, "records": str(records.paths[0]), **summary.to_json()}
-    return Outcome(text, data, 130 if summary.ended == "interrupted" else 0)
+    return Outcome(text, data, _STATUS.get(summary.ended, 1))

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from xnortvm.errors import BoardError
+from xnortvm.runtime.tracker import Tracker as BoardTracker
 from xnortvm.tools import rpc_board
 
 from .small_model import saved
@@ -80,7 +81,7 @@ def test_no_board_of_that_key(cli, out: Path, tracker: Tracker):
 
 
 def test_a_board_that_is_in_use(out: Path, tracker: Tracker):
-    where = rpc_board.Tracker("127.0.0.1", tracker.port, "here")
+    where = BoardTracker("127.0.0.1", tracker.port, "here")
     with rpc_board.borrowed(where, 60), pytest.raises(BoardError, match="in use by others"):
         rpc_board.borrowed(where, 1).__enter__()
 
@@ -111,7 +112,7 @@ def test_a_server_that_is_lost_in_the_middle(out: Path, tracker: Tracker, monkey
 
     monkeypatch.setattr(rpc_board, "VirtualMachine", TimedToDeath)
     library = (out / "library.so").read_bytes()
-    where = rpc_board.Tracker("127.0.0.1", tracker.port, "doomed")
+    where = BoardTracker("127.0.0.1", tracker.port, "doomed")
     given = [np.ones((2, 3), "float32")]
     with pytest.raises(BoardError, match=r"'doomed'.* was lost while the model was timed"):
         rpc_board.run(where, library, given, triple="any", repeats=10**8, timeout=60)

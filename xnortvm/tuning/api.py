@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from xnortvm import pipeline
 from xnortvm.api import lower
 from xnortvm.errors import ModelError
-from xnortvm.runtime.link import find_linker
+from xnortvm.runtime.tracker import Tracker
 from xnortvm.target import resolve
+from xnortvm.tuning.boards import BoardRunner
 from xnortvm.tuning.find import file_for, shipped_folder, user_folder
 from xnortvm.tuning.network import NotTimedError, time_network
 from xnortvm.tuning.propose import check_strategy
 from xnortvm.tuning.records import Records
-from xnortvm.tuning.runner import LocalRunner
+from xnortvm.tuning.runner import LocalRunner, Runner
 from xnortvm.tuning.search import Options, Search
 from xnortvm.tuning.task import tasks_of
 
@@ -42,9 +43,14 @@ def tune(
     seed: int = 0,
     strategy: str = "xgboost",
     network: bool | None = None,
+    rpc: str | None = None,
+    key: str | None = None,
+    timeout: float = 30.0,
     progress: Callable[[Search], None] = lambda _: None,
 ) -> Records:
-    """Measure other schedules of a model's kernels on this machine and record the best.
+    """Measure other schedules of a model's kernels and record the best.
+
+    They are measured on this machine, or on boards of another kind that TVM's RPC tracker knows.
 
     `compile` uses the records by itself. The rule's own decisions are the first candidate and what
     is compared with in the end, so that a tuned kernel is never slower than an untuned one by more
@@ -53,7 +59,7 @@ def tune(
     Parameters
     ----------
     model, target, example_inputs, num_threads, sign_zero
-        As in `compile`; the target has to be one that this machine can run.
+        As in `compile`; the target has to be one that this machine, or the boards, can run.
     trials : int
         Candidates of each kernel.
     time_limit : float, optional
@@ -68,6 +74,11 @@ def tune(
     network : bool, optional
         Whether to compile the model by the rules and with the records in the end, and time both in
         turns; by default when this run measured something.
+    rpc, key : str, optional
+        The tracker, as ``"HOST:PORT"``, and what boards are registered there as; all that are free
+        measure.
+    timeout : float
+        Seconds for building, and for measuring, one candidate.
     progress : callable
         Called with the running `Search` after each step.
 
@@ -79,7 +90,9 @@ def tune(
     Raises
     ------
     TargetError
-        When this machine cannot run code for the target.
+        When this machine, or a board, cannot run code for the target.
+    BoardError
+        When there is no tracker, or no board of that key.
     ModelError
         When the model cannot be imported, or an argument makes no sense.
     OutputError
@@ -96,10 +109,9 @@ def tune(
     if trials < 1:
         raise ModelError(f"trials={trials} leaves nothing to measure; give at least 1")
     resolved = resolve(target, num_threads=num_threads)
-    options = Options(trials=trials, time_limit=time_limit, seed=seed, strategy=strategy)
-    runner = LocalRunner(resolved.num_threads, options.timeout)
+    options = Options(trials, time_limit, seed, strategy, timeout=timeout)
+    runner = _runner(resolved, rpc, key, options)
     runner.check(resolved)
-    find_linker()  # now, not in every worker
     path = file_for(user_folder() if records is None else Path(records), resolved)
     store = Records(path)
     graph = lower(model, example_inputs=example_inputs, sign_zero=sign_zero)
@@ -111,8 +123,22 @@ def tune(
     _log.info("tuning %d kernels for %s; records in %s", len(tasks), resolved.name, path)
     known = Records(file_for(shipped_folder(), resolved))
     store.summary = Search(tasks, resolved, store, options, progress, runner, known).run()
-    _add_network(store.summary, graph, resolved, store, network)
+    if rpc is None:
+        _add_network(store.summary, graph, resolved, store, network)
+    else:
+        store.summary.network_note = "it was measured on boards; xnortvm bench --rpc times it there"
     return store
+
+
+def _runner(target: Target, rpc: str | None, key: str | None, options: Options) -> Runner:
+    """Return who measures."""
+    if rpc is None:
+        if key is not None:
+            raise ModelError(f"key={key!r} names boards; name their tracker as well, as rpc=")
+        return LocalRunner(target.num_threads, options.timeout)
+    if not key:
+        raise ModelError("rpc= (--rpc) needs key= (--key), what the boards are registered as")
+    return BoardRunner(Tracker.of(rpc, key), target.num_threads, options.timeout)
 
 
 def _add_network(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from xnortvm.tuning import timing
 from xnortvm.tuning.worker import serve
 
 _BIG_CORES = 1
+_RETRY_SECONDS = 1.0
 
 
 class Session(timing.Place):
@@ -100,11 +102,16 @@ def connect(message: dict[str, Any]) -> dict[str, Any]:
     """Take a board."""
     _session.clear()  # its end gives the board back
     tracker = Tracker(message["host"], message["port"], message["key"])
-    try:
-        _session.append(Session(tracker, message["wait"], message["seconds"]))
-    except BoardError as error:
-        return {"failure": f"lost: {error}"}
-    return {"address": _session[0].address}
+    end = time.monotonic() + message["wait"]
+    while True:
+        left = end - time.monotonic()
+        try:
+            _session.append(Session(tracker, max(left, 0.0), message["seconds"]))
+            return {"address": _session[0].address}
+        except BoardError as error:
+            if left < _RETRY_SECONDS:
+                return {"failure": f"lost: {error}"}
+            time.sleep(_RETRY_SECONDS)  # a board that starts again, or a tracker
 
 
 def measure(message: dict[str, Any]) -> dict[str, Any]:

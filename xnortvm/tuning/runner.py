@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xnortvm.errors import TargetError, XnortvmError
+from xnortvm.runtime.link import find_linker
 from xnortvm.target import Target
 from xnortvm.tuning.pool import MODULE, Worker
 
@@ -54,8 +55,12 @@ class Measured:
     where: str = ""
 
     def checked(self) -> Measured:
-        """Return the measurement, as a failure if the outputs are not those of the rule."""
-        if self.failure or self.digest == self.expected:
+        """Return the measurement, as a failure if its time or its outputs cannot be right."""
+        if self.failure:
+            return self
+        if not 0.0 < (self.us or 0.0) < float("inf"):
+            return Measured(failure=f"nonsense: one call took {self.us} µs", where=self.where)
+        if self.digest == self.expected:
             return self
         why = "wrong: its outputs are not those of the rule's kernel"
         return Measured(failure=why, where=self.where)
@@ -83,6 +88,11 @@ class Race:
 
 class Runner(ABC):
     """Measures candidates; a context manager that ends what it started."""
+
+    @property
+    def parallel(self) -> int:
+        """How many candidates it measures at the same time."""
+        return 1
 
     @abstractmethod
     def check(self, target: Target) -> None:
@@ -147,12 +157,13 @@ class LocalRunner(Runner):
         self._expected: dict[Path, str] = {}
 
     def check(self, target: Target) -> None:
-        """Refuse what this machine cannot run."""
+        """Refuse what this machine cannot run, and a machine that cannot link."""
         if not target.is_host:
             raise TargetError(
                 f"code for {target.name} cannot be timed here, this machine cannot run it; tune on "
-                "such a machine and copy its records"
+                "such a machine and copy its records, or name boards of that kind with --rpc"
             )
+        find_linker()
 
     def measure(self, rule: Path, batch: Sequence[Path]) -> Iterator[tuple[Path, Measured]]:
         """Time one after the other."""

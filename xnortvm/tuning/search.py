@@ -206,7 +206,7 @@ class Search:
         return max(left, key=priority, default=None)
 
     def _step(self, state: State, pool: Pool) -> None:
-        count = min(BATCH, self.wanted(state) - len(state.measured))
+        count = min(max(BATCH, self._runner.parallel), self.wanted(state) - len(state.measured))
         batch = propose(
             state.space.legal,
             state.times,
