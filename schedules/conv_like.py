@@ -46,14 +46,19 @@ from typing import Any
 from xnortvm._tvm import IRModule, Schedule, tirx
 from xnortvm.schedules.blocks import LLVM, ROWS, Kernel, is_reduction, operator, read_kernel
 from xnortvm.schedules.decisions import Choices, Decisions
-from xnortvm.schedules.epilogue import schedule_epilogue, separate_output
+from xnortvm.schedules.epilogue import (
+    EpilogueLoops,
+    fits_stack,
+    schedule_epilogue,
+    separate_output,
+)
 from xnortvm.schedules.isa import Isa
 from xnortvm.schedules.tiling import Tile, divisors, whole_words
 
 #: Steps whose activations are spread to table rows together: one word.
 ROWS_OF_A_WORD = 8
 
-#: Forms whose sums of one vector go to the epilogue in registers, unless whole words are packed.
+#: Forms whose sums of one vector go to the epilogue in registers.
 REGISTER_EPILOGUES = ("pairwise", "paired")
 
 
@@ -77,9 +82,10 @@ def schedule_conv_like(
         return None
     found, is_wanted = _choices(sch, kernel, isa).pick(wanted)
     tile, block_channels = found.tile, found.block * kernel.lanes
-    tile_loop = _schedule_anchor(sch, kernel, tile, block_channels, isa, num_threads)
+    loops = _schedule_anchor(sch, kernel, tile, block_channels, isa, num_threads)
     _import_llvm(sch, kernel)
-    schedule_epilogue(sch, kernel, tile_loop, block_channels, _lanes_behind(kernel, isa))
+    lanes = _lanes_behind(kernel, isa)
+    schedule_epilogue(sch, kernel, loops, block_channels, lanes)
     return "wanted" if is_wanted else "rule"
 
 
@@ -141,8 +147,8 @@ def _choices(sch: Any, kernel: Kernel, isa: Isa) -> Choices:
 
 def _schedule_anchor(
     sch: Any, kernel: Kernel, tile: Tile, block_channels: int, isa: Isa, num_threads: int
-) -> Any:
-    """Tile and vectorise the anchor; return the loop of a tile."""
+) -> EpilogueLoops:
+    """Tile and vectorise the anchor; return where its sums are finished."""
     anchor = kernel.anchor
     loops = sch.get_loops(anchor)
     spatial = len(sch.get(anchor).writes[0].source.shape)
@@ -177,8 +183,10 @@ def _schedule_anchor(
         if kernel.form == "paired":  # three taps: their sums stay in the same registers
             for loop in chunk:
                 sch.unroll(loop)
-    packs = any(operator(sch, block) == "pack" for block in kernel.keep)
-    return outer if kernel.form in REGISTER_EPILOGUES and not packs else column_tile
+    in_registers = kernel.form in REGISTER_EPILOGUES and fits_stack(
+        sch, kernel, tile.pixels * block_channels
+    )
+    return EpilogueLoops(column_tile, outer if in_registers else None)
 
 
 def _axes(sch: Any, block: Any) -> int:

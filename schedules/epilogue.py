@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from xnortvm._tvm import tvm
 from xnortvm.schedules.blocks import Kernel, operator
-from xnortvm.schedules.tiling import WORD
+from xnortvm.schedules.tiling import STACK_BYTES, WORD
 
 
 def separate_output(sch: Any, kernel: Kernel) -> None:
@@ -17,15 +18,59 @@ def separate_output(sch: Any, kernel: Kernel) -> None:
         kernel.keep[0], kernel.anchor = kernel.anchor, kernel.keep[0]
 
 
+class EpilogueLoops(NamedTuple):
+    """Where an epilogue can be computed.
+
+    Attributes
+    ----------
+    tile : loop
+        All channels of a block are finished for the pixels of a tile.
+    vectors : loop or None
+        `Tile.vectors` vectors of channels are, and still in registers.
+    """
+
+    tile: Any
+    vectors: Any
+
+
+def fits_stack(sch: Any, kernel: Kernel, elements: int) -> bool:
+    """Return whether what is only packed fits the stack for a tile of so many elements."""
+    return all(
+        elements * int(dtype.bits) // 8 < STACK_BYTES
+        for block in kernel.keep
+        if operator(sch, block) != "pack" and not _is_output(sch, block)
+        for dtype in [tvm.DataType(str(sch.get(block).writes[0].source.dtype))]
+    )
+
+
 def schedule_epilogue(
-    sch: Any, kernel: Kernel, tile_loop: Any, block_channels: int, lanes: int
+    sch: Any, kernel: Kernel, loops: EpilogueLoops, block_channels: int, lanes: int
 ) -> None:
-    """Compute what is kept of the epilogue, where `block_channels` channels of a tile are done."""
+    """Compute what is kept of the epilogue, where `block_channels` channels of a tile are done.
+
+    Where sums are in registers, only packing waits for the other channels of the block.
+    """
     for block in kernel.keep:
+        is_pack = operator(sch, block) == "pack"
         if _packs_whole_words(sch, block, block_channels):
-            _schedule_output(sch, block, tile_loop, lanes)
-        elif operator(sch, block) != "pack":  # after all tiles
+            if loops.vectors is None:
+                _schedule_output(sch, block, loops.tile, lanes)
+            elif is_pack:
+                sch.reverse_compute_at(block, loops.tile, preserve_unit_loops=True)
+            else:
+                _schedule_vectors(sch, block, loops.vectors, lanes)
+        elif not is_pack:  # after all tiles
             _vectorize(sch, block, lanes)
+
+
+def _schedule_vectors(sch: Any, block: Any, loop: Any, lanes: int) -> None:
+    """Compute a block for the pixels of a tile, unrolled, so that sums stay in registers."""
+    sch.reverse_compute_at(block, loop, preserve_unit_loops=True)
+    _vectorize(sch, block, lanes)
+    loops = sch.get_loops(block)
+    depth = next(i for i, each in enumerate(loops) if sch.get(each).same_as(sch.get(loop)))
+    for pixel in loops[depth + 1 : -1]:
+        sch.unroll(pixel)
 
 
 def _packs_whole_words(sch: Any, block: Any, block_channels: int) -> bool:

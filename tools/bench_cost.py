@@ -142,7 +142,8 @@ def _targets(name: str, cores: Sequence[Core]) -> list[tuple[Target, list[Core]]
 
 
 def _common(groups: Sequence[tuple[Target, list[Core]]]) -> dict[str, list[Part]]:
-    built = {str(layer): binary_layer(layer) for layer in bench_layers.LAYERS}
+    layers = (*bench_layers.LAYERS, *bench_layers.WITH_EPILOGUES)
+    built = {str(layer): binary_layer(layer) for layer in layers}
     subjects = {name: Subject(each.mod, each.inputs) for name, each in built.items()}
     parts: dict[str, list[Part]] = {}
     for target, cores in groups:

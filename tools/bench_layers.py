@@ -20,7 +20,14 @@ from xnortvm.errors import VerificationError
 from xnortvm.runtime.timing import pinned
 from xnortvm.target import Target
 from xnortvm.tools import bench_model, limits, model_arg
-from xnortvm.tools.layer_modules import KernelCall, Layer, binary_layer, kernel_calls, kernels_of
+from xnortvm.tools.layer_modules import (
+    EPILOGUES,
+    KernelCall,
+    Layer,
+    binary_layer,
+    kernel_calls,
+    kernels_of,
+)
 from xnortvm.tools.machine import Machine, limits_of_this_machine
 from xnortvm.tools.outcome import Outcome, table
 
@@ -32,6 +39,14 @@ LAYERS = (
     Layer(3, 512, 7, 512, 1),
     Layer(1, 64, 56, 128, 2),
     Layer(1, 4096, 0, 4096, 1),
+)
+
+#: The 3×3 layers of ResNet-18 with what else can follow them, for `bench --model-cost`.
+WITH_EPILOGUES = tuple(
+    Layer(3, channels, size, channels, 1, epilogue)
+    for epilogue in EPILOGUES
+    if epilogue
+    for channels, size in ((64, 56), (128, 28), (256, 14), (512, 7))
 )
 
 

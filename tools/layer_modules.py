@@ -16,25 +16,64 @@ from xnortvm import ops, pipeline
 from xnortvm._tvm import BlockBuilder, IRModule, TensorType, ir, relax, tirx
 from xnortvm.graph.dataflow import Graph, const, value_of
 from xnortvm.ops import reference
+from xnortvm.patterns import ZeroPolicy
+from xnortvm.report import Report
 from xnortvm.target import Target
 
 Array = np.ndarray[Any, Any]
 
 
+#: Values that are clamped: the activations of a network with hard tanh.
+_CLAMP = (-1.0, 1.0)
+
+
+def _scaled(emit: Callable[[Any], Any], value: Any, scale: Any, _: Any) -> list[Any]:
+    return [emit(relax.op.multiply(value, scale))]
+
+
+def _clamped(emit: Callable[[Any], Any], value: Any, scale: Any, shift: Any) -> list[Any]:
+    return [emit(relax.op.clip(emit(ops.affine(value, scale, shift)), *_CLAMP))]
+
+
+def _bits(emit: Callable[[Any], Any], value: Any, scale: Any, shift: Any) -> list[Any]:
+    return [emit(ops.bitpack(*_clamped(emit, value, scale, shift)))]
+
+
+def _both(emit: Callable[[Any], Any], value: Any, scale: Any, shift: Any) -> list[Any]:
+    (clamped,) = _clamped(emit, value, scale, shift)
+    return [clamped, emit(ops.bitpack(clamped))]
+
+
+#: What follows the accumulator, by how it is called in the name of a layer: from the float value
+#: and one scale and shift for each channel to the outputs. Where only bits are wanted, the sign of
+#: scale, shift and clamp becomes one comparison with an integer.
+EPILOGUES: dict[str, Callable[..., list[Any]]] = {
+    "": _scaled,
+    "clamped": _clamped,
+    "bits": _bits,
+    "clamped and bits": _both,
+}
+
+
 class Layer(NamedTuple):
-    """A convolution with square kernel and map and "same" padding; ``size`` 0 means dense."""
+    """A convolution with square kernel and map and "same" padding; ``size`` 0 means dense.
+
+    ``epilogue`` is a key of `EPILOGUES`.
+    """
 
     kernel: int
     channels: int
     size: int
     outputs: int
     stride: int
+    epilogue: str = ""
 
     def __str__(self) -> str:
+        behind = f", {self.epilogue}" * bool(self.epilogue)
         if not self.size:
-            return f"dense {self.channels}→{self.outputs}"
+            return f"dense {self.channels}→{self.outputs}{behind}"
         form = f"{self.kernel}×{self.kernel} {self.channels}→{self.outputs}"
-        return f"{form} {self.size}×{self.size}" + (f" s{self.stride}" * (self.stride > 1))
+        return f"{form} {self.size}×{self.size}" + (f" s{self.stride}" * (self.stride > 1)) + behind
 
 
 class Built(NamedTuple):
@@ -43,16 +82,16 @@ class Built(NamedTuple):
     Attributes
     ----------
     mod : IRModule
-        ``main`` computes it from its inputs; nothing is fused or scheduled.
+        ``main`` computes it from its inputs; nothing is fused into kernels or scheduled.
     inputs : list of ndarray
-    expected : ndarray
-        The result, computed with NumPy.
+    expected : ndarray or None
+        The result, computed with NumPy; None where an epilogue does more than scale.
     macs : int
     """
 
     mod: IRModule
     inputs: list[Array]
-    expected: Array
+    expected: Array | None
     macs: int
 
 
@@ -79,7 +118,7 @@ def function(inputs: list[Array], body: Callable[..., Any]) -> IRModule:
 
 
 def binary_layer(layer: Layer) -> Built:
-    """Return packed bits → layer → one float scale per output channel."""
+    """Return packed bits → layer → its epilogue."""
     rng = np.random.default_rng(layer.channels)
     scale = rng.random(layer.outputs, dtype=np.float32)
     kernel = (layer.kernel, layer.kernel)
@@ -115,12 +154,26 @@ def binary_layer(layer: Layer) -> Built:
                 **geometry,
             )
 
+    if not layer.epilogue:
+        expected, shift = (acc * scale).astype(np.float32), scale
+    else:  # scales of both signs, and results on both sides of the clamp
+        expected = None
+        deviation = np.float32((macs / acc.size) ** 0.5)
+        scale = (scale + np.float32(0.5)) * rng.choice(np.array([-1, 1], np.float32), layer.outputs)
+        scale, shift = scale / deviation, rng.standard_normal(layer.outputs, dtype=np.float32) / 2
+
     def body(emit: Callable[[Any], Any], x: Any) -> Any:
         value = emit(relax.op.astype(emit(call(x)), "float32"))
-        return emit(relax.op.multiply(value, const(scale)))
+        outputs = EPILOGUES[layer.epilogue](emit, value, const(scale), const(shift))
+        return outputs[0] if len(outputs) == 1 else relax.Tuple(outputs)
 
-    expected = (acc * scale).astype(np.float32)
-    return Built(function([a], body), [a], expected, macs)
+    mod = pipeline.run(function([a], body), [_fuse()])
+    return Built(mod, [a], expected, macs)
+
+
+def _fuse() -> pipeline.Phase:
+    """Return the last phase of a network's graph: packed signs become thresholds."""
+    return pipeline.graph_phases(Report(), ZeroPolicy())[-1]
 
 
 def kernels_of(mod: IRModule, target: Target) -> IRModule:

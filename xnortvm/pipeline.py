@@ -24,6 +24,7 @@ from xnortvm.target import Target, resolve
 from xnortvm.transform.activation import canonicalize_prelu
 from xnortvm.transform.affine import fold_affine
 from xnortvm.transform.batch_norm import batch_norm_to_affine
+from xnortvm.transform.clamp import clamp_integers
 from xnortvm.transform.fuse_kernels import fuse_kernels
 from xnortvm.transform.group import group_epilogues
 from xnortvm.transform.layer_sizes import AddLayerSizes
@@ -74,6 +75,9 @@ def graph_phases(report: Report, policy: ZeroPolicy) -> list[Phase]:
 #: On CPUs the first float convolutions read the image as it comes, see `xnortvm.stem`.
 STEM: dict[str, list[Pass]] = {"llvm": [mark_stem], "cuda": []}
 
+#: On AArch64 limits are cheaper where no value is NaN.
+CLAMP: dict[str, list[Pass]] = {"neon": [clamp_integers]}
+
 
 def kernel_phases(target: Target, decide: Pass | None = None) -> list[Phase]:
     """How the kernels are made for one target.
@@ -89,6 +93,7 @@ def kernel_phases(target: Target, decide: Pass | None = None) -> list[Phase]:
             "kernels",
             [
                 *STEM[target.kind],
+                *CLAMP.get(target.isa, []),  # before kernels: it looks for the accumulator
                 group_epilogues,  # early: nothing else looks into kernels
                 *([] if decide is None else [decide]),  # before operators become TIR
                 relax_transform.LegalizeOps(legalize_map(isa_of(target))),

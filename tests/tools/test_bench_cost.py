@@ -13,10 +13,11 @@ from xnortvm.emulation.cores import core_of
 from xnortvm.errors import VerificationError
 from xnortvm.target import resolve
 from xnortvm.tools import bench_cost, bench_layers, model_cost
-from xnortvm.tools.layer_modules import Layer, binary_layer
+from xnortvm.tools.layer_modules import EPILOGUES, Layer, binary_layer
 from xnortvm.tools.model_cost import Subject, measure
 
 SMALL = (Layer(3, 128, 6, 64, 1), Layer(1, 256, 0, 64, 1))
+WITH_EPILOGUES = tuple(Layer(3, 64, 6, 64, 1, epilogue) for epilogue in EPILOGUES if epilogue)
 
 
 @pytest.fixture
@@ -29,13 +30,16 @@ def _emulation() -> None:
 @pytest.mark.usefixtures("_emulation")
 def test_common_layers_have_a_row_for_each_core(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_layers, "LAYERS", SMALL)
+    monkeypatch.setattr(bench_layers, "WITH_EPILOGUES", WITH_EPILOGUES)
     command = ("bench", "--layers", "--model-cost", "cortex-a72,cortex-a53", "--json")
     ran = cli(*command)
     assert ran.status == 0
     assert list(ran.data["cores"]) == ["cortex-a72", "cortex-a53"]
     for name, core in ran.data["cores"].items():
         assert core["code"].endswith(f"-mcpu={name}")
-        assert [row["layer"] for row in core["rows"]] == [str(layer) for layer in SMALL]
+        assert [row["layer"] for row in core["rows"]] == [
+            str(layer) for layer in (*SMALL, *WITH_EPILOGUES)
+        ]
         for row in core["rows"]:
             assert row["cycles_per_step"] > core["bound"]
             assert row["instructions"] > 3 * 64

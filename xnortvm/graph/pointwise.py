@@ -160,6 +160,9 @@ POINTWISE: dict[str, Pointwise] = {
     "relax.xnortvm.affine": Pointwise(
         lambda _, x, scale, shift: fused_multiply_add(x, scale, shift), _affine
     ),
+    "relax.xnortvm.clamp": Pointwise(
+        lambda attrs, a: np.clip(a, a.dtype.type(attrs["low"]), a.dtype.type(attrs["high"])), _up
+    ),
 }
 
 #: Elementwise for layout and fusion, though we never evaluate them on numbers.

@@ -12,6 +12,7 @@ from xnortvm.ops.bdense import bdense
 from xnortvm.ops.bitpack import bitpack, threshold_pack
 from xnortvm.ops.bmaxpool2d import bmaxpool2d
 from xnortvm.ops.bsum2d import bsum2d
+from xnortvm.ops.clamp import clamp
 from xnortvm.ops.layout import (
     WORD,
     BorderClasses,
@@ -38,6 +39,7 @@ __all__ = [
     "border_base",
     "border_classes",
     "bsum2d",
+    "clamp",
     "legalize_map",
     "output_size",
     "pack",

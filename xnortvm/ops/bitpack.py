@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from xnortvm._tvm import TensorType, te, tirx
-from xnortvm.ops.intrinsics_pack import WORDS_AT_ONCE, pack_word
+from xnortvm.ops.intrinsics_pack import MASKS_OF_16_BITS, WORDS_AT_ONCE, pack_word
 from xnortvm.ops.layout import WORD, words
 from xnortvm.ops.registry import make_call, register_relax_op, static_shape
 
@@ -61,7 +61,7 @@ def threshold_pack(acc: Any, threshold: Any, flip: Any, *, groups: int = 1) -> A
 
 
 def pack_te(x: Any, *, groups: int, or_zero: bool, flavour: str) -> Any:
-    """Return the packed words of a tensor expression (..., C) of a 32-bit type.
+    """Return the packed words of a tensor expression (..., C), of a type that `pack_word` takes.
 
     Channels that do not fill whole words go through a padded copy, whose padding is positive.
     """
@@ -105,6 +105,8 @@ def bitpack_te(x: Any, *, groups: int, zero: str, flavour: str) -> Any:
 def threshold_pack_te(acc: Any, threshold: Any, flip: Any, *, groups: int, flavour: str) -> Any:
     """Return the tensor expression of `threshold_pack`."""
 
+    dtype = "int16" if flavour in MASKS_OF_16_BITS else "int32"
+
     def at(tensor: Any, index: tuple[Any, ...]) -> Any:
         dims = tensor.shape
         tail = index[len(index) - len(dims) :]
@@ -112,7 +114,7 @@ def threshold_pack_te(acc: Any, threshold: Any, flip: Any, *, groups: int, flavo
 
     def below(*index: Any) -> Any:
         is_below = (acc(*index) ^ at(flip, index)) < at(threshold, index)
-        return tirx.Select(is_below, tirx.const(-1, "int32"), tirx.const(0, "int32"))
+        return tirx.Select(is_below, tirx.const(-1, dtype), tirx.const(0, dtype))
 
     values = te.compute(acc.shape, below, name="below", attrs={"xnortvm.op": "threshold"})
     return pack_te(values, groups=groups, or_zero=False, flavour=flavour)

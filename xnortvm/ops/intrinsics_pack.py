@@ -118,6 +118,8 @@ def _pack_addp(values: Sequence[Any], or_zero: bool) -> Any:
         return tirx.BufferLoad(values[0].source, [at])
 
     def mask(start: int) -> Any:
+        if str(values[0].ty.dtype).startswith("int16"):
+            return load(start, 8)
         if or_zero:
             negative = _is_negative(load(start, 8), or_zero, 8)
         else:
@@ -195,6 +197,9 @@ def _lower_pack(flavour: str) -> Callable[[Any], Any]:
     return lower
 
 
+#: Flavours that take masks of 16 bits too.
+MASKS_OF_16_BITS = frozenset({"addp"})
+
 #: Flavours that make several words at a time, and how many.
 WORDS_AT_ONCE = {"addp": 4}
 for _flavour in _PACK:
@@ -208,7 +213,8 @@ def pack_word(values: Sequence[Any], *, or_zero: bool, flavour: str) -> Any:
     Parameters
     ----------
     values : sequence of 32 loads
-        Consecutive elements of one buffer, of a 32-bit type.
+        Consecutive elements of one buffer, of a 32-bit type; for a flavour of `MASKS_OF_16_BITS`
+        int16 as well, whose upper halves are all sign.
     or_zero : bool
         Whether 0 counts as negative.
     flavour : str

@@ -21,6 +21,8 @@ from xnortvm.ops.bmaxpool2d import NAME as BMAXPOOL2D
 from xnortvm.ops.bmaxpool2d import legalize as legalize_bmaxpool2d
 from xnortvm.ops.bsum2d import NAME as BSUM2D
 from xnortvm.ops.bsum2d import legalize as legalize_bsum2d
+from xnortvm.ops.clamp import NAME as CLAMP
+from xnortvm.ops.clamp import legalize as legalize_clamp
 from xnortvm.ops.conv2d import NAME as CONV2D
 from xnortvm.ops.conv2d import legalize as legalize_conv2d
 from xnortvm.ops.dense import NAME as DENSE
@@ -49,6 +51,7 @@ def legalize_map(isa: Isa) -> dict[str, Callable[[Any, Any], Any]]:
         BDENSE: partial(legalize_bdense, isa=isa),
         BMAXPOOL2D: legalize_bmaxpool2d,
         BSUM2D: legalize_bsum2d,
+        CLAMP: legalize_clamp,
         CONV2D: partial(legalize_conv2d, isa=isa),
         STEM_CONV2D: partial(legalize_stem_conv2d, isa=isa),
         DENSE: partial(legalize_dense, isa=isa),
