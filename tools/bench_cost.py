@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from xnortvm import pipeline
 from xnortvm.emulation import needs
 from xnortvm.emulation.cores import Core, core_of
-from xnortvm.emulation.cost import STEP, Cost, bound
+from xnortvm.emulation.cost import MISS_CYCLES, STEP, Cost, bound, waiting
 from xnortvm.errors import MissingDependencyError, ModelError, TargetError
 from xnortvm.patterns import ZeroPolicy
 from xnortvm.report import Report
@@ -27,10 +27,6 @@ from xnortvm.tools.model_cost import Kernel, Subject, measure, total_of
 from xnortvm.tools.outcome import Outcome, table
 
 _log = logging.getLogger("xnortvm.tools.bench")
-
-#: Cycles that a miss would cost if nothing else went on meanwhile: from the second cache, from
-#: memory.
-MISS_CYCLES = (20, 200)
 
 
 class Published(NamedTuple):
@@ -229,13 +225,12 @@ def _of_core(parts: Sequence[Part], core: Core, args: argparse.Namespace) -> dic
         kind: round(sum(p.cost.cycles for p in parts if p.kind == kind) / total.cycles, 4)
         for kind in ("binary", "float", "other")
     }
-    stalled = total.cycles + total.l1_misses * MISS_CYCLES[0] + total.l2_misses * MISS_CYCLES[1]
     published = PUBLISHED.get(core.mcpu) if args.model.startswith("resnet18") else None
     return data | {
         "total": _figures(total),
         "shares": shares,
         "ms": round(total.cycles / args.clock_ghz / 1e6, 2),
-        "ms_stalled": round(stalled / args.clock_ghz / 1e6, 2),
+        "ms_stalled": round(waiting(total) / args.clock_ghz / 1e6, 2),
         "clock_ghz": args.clock_ghz,
         "published": published._asdict() if published else None,
     }

@@ -42,6 +42,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=float, default=30.0, metavar="SECONDS", help="for one candidate"
     )
+    parser.add_argument(
+        "--runner",
+        default="local",
+        help="local, this machine, or model: candidates for an ARM core that is not at hand, in an "
+        "emulator, with modelled cycles (needs --target, such as rpi4)",
+    )
     parser.add_argument("--plot", metavar="FILE", help="draw the best time so far of each task")
 
 
@@ -69,6 +75,7 @@ def run(args: argparse.Namespace) -> Outcome:
         rpc=args.rpc,
         key=args.key,
         timeout=args.timeout,
+        runner=args.runner,
         **({} if show is None else {"progress": show}),
     )
     if show is not None:

@@ -59,6 +59,14 @@ def test_what_was_modelled_is_kept_and_read_again(monkeypatch: pytest.MonkeyPatc
     assert mca.cycles([(XOR, POPCOUNT)], "cortex-a72") == {(XOR, POPCOUNT): 7.0}
 
 
+def test_long_blocks_are_modelled_quickly_and_the_same() -> None:
+    bodies = [["eor v0.16b, v1.16b, v2.16b", f"ldr q{i}, [x1]"] * 40 for i in (3, 4)]
+    bodies.insert(1, ["cnt v0.16b, v0.16b"])
+    assert mca.model_quickly(bodies, "cortex-a72") == pytest.approx(
+        mca.model(bodies, "cortex-a72"), rel=1e-3
+    )
+
+
 def test_the_cost_of_a_call_is_its_blocks_by_how_often_they_ran() -> None:
     loop = Block(0x4000, "k", (XOR, POPCOUNT, ADD), 1000)
     rare = Block(0x5000, "k", (XOR,), 1)

@@ -60,10 +60,15 @@ class Network:
 
 
 def network(
-    name: str, graph: IRModule, inputs: list[Array], target: Target, prefix: str = ""
+    name: str,
+    graph: IRModule,
+    inputs: list[Array],
+    target: Target,
+    prefix: str = "",
+    decisions: pipeline.Pass | None = None,
 ) -> Network:
-    """Make the kernels of a model for a target."""
-    mod = pipeline.run(graph, pipeline.kernel_phases(target))
+    """Make the kernels of a model for a target, by the rules or with the decisions of records."""
+    mod = pipeline.run(graph, pipeline.kernel_phases(target, decisions))
     program = Program(name)
     results = walk(mod, inputs, program, prefix)
     return Network(graph, inputs, mod, prefix, program, results)

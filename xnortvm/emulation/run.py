@@ -28,6 +28,9 @@ SIGNALS = {
     11: "access beside an array",
 }
 
+#: What is said of a program of which nothing was heard.
+UNFINISHED = "did not finish"
+
 
 @dataclass
 class Ran:
@@ -43,7 +46,7 @@ class Ran:
         One for each call, when that was asked for.
     """
 
-    complaint: str = "did not finish"
+    complaint: str = UNFINISHED
     outputs: dict[int, Array] = field(default_factory=dict)
     profiles: list[CallProfile] = field(default_factory=list)
 
@@ -61,8 +64,8 @@ def emulate(
     Parameters
     ----------
     programs : sequence of Program
-    library : tvm.runtime.Executable
-        Holds every kernel that the programs call.
+    library : tvm.runtime.Executable, or list of Path
+        Holds every kernel that the programs call; or object files that do.
     target : Target
         What the library was made for.
     caches : Caches, optional
@@ -94,13 +97,15 @@ def emulate(
             command += ["-plugin", f"{needs.plugin(qemu)},out={profile},{caches.arguments}"]
         mode = "guarded" if caches is None else "marked"
         command += ["./driver", "blob.bin", "results.bin", mode]
-        lines, stopped = _run(command, folder, limit_s)
-        if not any(line.split()[:1] in (["ran"], ["done"]) for line in lines) and not any(
-            line.split()[0] in _READERS for line in lines if line.split()
-        ):
-            said = stopped or (lines[-1] if lines else "no message")
+        lines, said = _run(command, folder, limit_s)
+        late = said == _late(limit_s)
+        heard = [line.split()[0] for line in lines if line.split()]
+        if not late and not any(word in _READERS or word == "done" for word in heard):
+            said = said or (lines[-1] if lines else "no message")
             raise CompileError(f"{machine.qemu} ran nothing: {said}")
         ran = _verdicts(lines, programs)
+        for each in ran if late else []:
+            each.complaint = said if each.complaint == UNFINISHED else each.complaint
         _outputs(ran, programs, (folder / "results.bin").read_bytes())
         if caches is not None and profile.exists():
             for call in read_profile(profile.read_text()):
@@ -111,13 +116,16 @@ def emulate(
 def _link(programs: Sequence[Program], library: Any, machine: needs.Machine, folder: Path) -> None:
     for name in ("driver.c", "programs.h"):
         shutil.copy(needs.HERE / name, folder)
-    library.mod.write_to_file(str(folder / "kernels.o"), "o")
+    objects = [str(each) for each in library] if isinstance(library, list) else []
+    if not objects:
+        objects = [str(folder / "kernels.o")]
+        library.mod.write_to_file(objects[0], "o")
     source, blob = tables(programs, expected=False)
     (folder / "tables.c").write_text(source)
     (folder / "blob.bin").write_bytes(blob)
     command = needs.find_cross_compiler(machine)
-    sources = [str(folder / name) for name in ("driver.c", "tables.c", "kernels.o")]
-    needs.do([*command, "-O2", "-static", *sources, "-o", str(folder / "driver"), "-lm"])
+    sources = [str(folder / name) for name in ("driver.c", "tables.c")]
+    needs.do([*command, "-O2", "-static", *sources, *objects, "-o", str(folder / "driver"), "-lm"])
 
 
 def _run(command: list[str], folder: Path, limit_s: float) -> tuple[list[str], str]:
@@ -136,9 +144,13 @@ def _run(command: list[str], folder: Path, limit_s: float) -> tuple[list[str], s
         except subprocess.TimeoutExpired:
             process.kill()
             out, _ = process.communicate()
-            return out.splitlines(), f"stopped after {limit_s:.0f} s"
+            return out.splitlines(), _late(limit_s)
     said = [line for line in err.splitlines() if line.strip()]
     return out.splitlines(), said[-1] if said else ""
+
+
+def _late(limit_s: float) -> str:
+    return f"stopped after {limit_s:g} s"
 
 
 def _verdicts(lines: Sequence[str], programs: Sequence[Program]) -> list[Ran]:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 from xnortvm import pipeline
 from xnortvm.api import lower
-from xnortvm.errors import ModelError
+from xnortvm.errors import ModelError, near
 from xnortvm.runtime.tracker import Tracker
 from xnortvm.target import resolve
 from xnortvm.tuning.boards import BoardRunner
 from xnortvm.tuning.find import file_for, shipped_folder, user_folder
+from xnortvm.tuning.modelled import ModelledRunner
 from xnortvm.tuning.network import NotTimedError, time_network
 from xnortvm.tuning.propose import check_strategy
 from xnortvm.tuning.records import Records
@@ -46,6 +47,7 @@ def tune(
     rpc: str | None = None,
     key: str | None = None,
     timeout: float = 30.0,
+    runner: str = "local",
     progress: Callable[[Search], None] = lambda _: None,
 ) -> Records:
     """Measure other schedules of a model's kernels and record the best.
@@ -79,6 +81,9 @@ def tune(
         measure.
     timeout : float
         Seconds for building, and for measuring, one candidate.
+    runner : {"local", "model"}
+        Who measures: this machine, or, for aarch64 cores that one does not have, an emulator and
+        LLVM's scheduling models. Such records say so, and hold for that core only.
     progress : callable
         Called with the running `Search` after each step.
 
@@ -98,7 +103,8 @@ def tune(
     OutputError
         When the file cannot be written.
     MissingDependencyError
-        Without xgboost (`pip install "xnortvm[tune]"`) or a C compiler.
+        Without xgboost (`pip install "xnortvm[tune]"`), a linker for the target, or what a model
+        needs (qemu, llvm-mca, a cross compiler).
 
     Examples
     --------
@@ -110,8 +116,8 @@ def tune(
         raise ModelError(f"trials={trials} leaves nothing to measure; give at least 1")
     resolved = resolve(target, num_threads=num_threads)
     options = Options(trials, time_limit, seed, strategy, timeout=timeout)
-    runner = _runner(resolved, rpc, key, options)
-    runner.check(resolved)
+    measuring = _runner(runner, resolved, rpc, key, options)
+    measuring.check(resolved)
     path = file_for(user_folder() if records is None else Path(records), resolved)
     store = Records(path)
     graph = lower(model, example_inputs=example_inputs, sign_zero=sign_zero)
@@ -122,7 +128,7 @@ def tune(
     tasks = tasks_of(grouped)
     _log.info("tuning %d kernels for %s; records in %s", len(tasks), resolved.name, path)
     known = Records(file_for(shipped_folder(), resolved))
-    store.summary = Search(tasks, resolved, store, options, progress, runner, known).run()
+    store.summary = Search(tasks, resolved, store, options, progress, measuring, known).run()
     if rpc is None:
         _add_network(store.summary, graph, resolved, store, network)
     else:
@@ -130,15 +136,37 @@ def tune(
     return store
 
 
-def _runner(target: Target, rpc: str | None, key: str | None, options: Options) -> Runner:
+def _runner(
+    name: str, target: Target, rpc: str | None, key: str | None, options: Options
+) -> Runner:
     """Return who measures."""
+    if name not in RUNNERS:
+        raise ModelError(
+            f"{name!r} is no runner{near(name, RUNNERS)}; there are {', '.join(RUNNERS)}"
+        )
     if rpc is None:
         if key is not None:
             raise ModelError(f"key={key!r} names boards; name their tracker as well, as rpc=")
-        return LocalRunner(target.num_threads, options.timeout)
+        return RUNNERS[name](target, options)
+    if name != "local":
+        raise ModelError(
+            f"the runner {name!r} needs no boards; leave out either it or rpc= (--rpc)"
+        )
     if not key:
         raise ModelError("rpc= (--rpc) needs key= (--key), what the boards are registered as")
     return BoardRunner(Tracker.of(rpc, key), target.num_threads, options.timeout)
+
+
+def _local(target: Target, options: Options) -> Runner:
+    return LocalRunner(target.num_threads, options.timeout)
+
+
+def _model(target: Target, options: Options) -> Runner:
+    return ModelledRunner(target, options.timeout)
+
+
+#: Who can measure, beside boards.
+RUNNERS: dict[str, Callable[[Target, Options], Runner]] = {"local": _local, "model": _model}
 
 
 def _add_network(

@@ -232,9 +232,13 @@ class Records:
             if each.kind == kind and each.target == machine and each.is_current
         ]
 
-    def trials(self, key: Key, target: Target) -> dict[Decisions, Record]:
-        """Return what was measured of a task, the last of each, in the order of the lines."""
-        return {each.decisions: each for each in self.of(target, "trial") if each.key == key}
+    def trials(self, key: Key, target: Target, unit: str = "") -> dict[Decisions, Record]:
+        """Return what was measured of a task, the last of each, in the order of the lines.
+
+        Those of one unit: times and modelled cycles are no part of one comparison.
+        """
+        found = [each for each in self.of(target, "trial") if each.key == key]
+        return {each.decisions: each for each in found if each.unit == unit}
 
     def best(self, key: Key, target: Target) -> Record | None:
         """Return the record with the largest gain over the rule, of equals the newest.

@@ -87,7 +87,18 @@ class Race:
 
 
 class Runner(ABC):
-    """Measures candidates; a context manager that ends what it started."""
+    """Measures candidates; a context manager that ends what it started.
+
+    Attributes
+    ----------
+    build : str
+        How `xnortvm.tuning.worker` builds a candidate for it.
+    unit : str
+        What its figures are, "" for microseconds that passed; of records. Set by `check`.
+    """
+
+    build = "build"
+    unit = ""
 
     @property
     def parallel(self) -> int:
@@ -161,7 +172,8 @@ class LocalRunner(Runner):
         if not target.is_host:
             raise TargetError(
                 f"code for {target.name} cannot be timed here, this machine cannot run it; tune on "
-                "such a machine and copy its records, or name boards of that kind with --rpc"
+                "such a machine and copy its records, name boards of that kind with --rpc, or have "
+                "it modelled with --runner model"
             )
         find_linker()
 

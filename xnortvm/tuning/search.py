@@ -153,6 +153,7 @@ class Search:
             except RunnerLostError as error:
                 self.summary.ended = str(error)
                 _log.warning("the search ends: %s", error)
+        self.summary.unit = self._runner.unit
         self._summarise()
         return self.summary
 
@@ -180,7 +181,7 @@ class Search:
                 continue
             if space is None:
                 continue
-            known = self.records.trials(task.key, self.target)
+            known = self.records.trials(task.key, self.target, self._runner.unit)
             measured = {each: record for each, record in known.items() if each in space.legal}
             early = worth_trying(space.legal, neighbours(task.key, best))
             state = State(task, space, folder / str(number), measured, early)
@@ -245,6 +246,7 @@ class Search:
             us=None if measured.us is None else round(measured.us, 4),
             noise=round(measured.noise, 4),
             failure=measured.failure,
+            unit=self._runner.unit,
             where=measured.where,
         )
         self.records.append(record)
@@ -256,7 +258,7 @@ class Search:
         missing = [each for each in batch if each not in state.built]
         messages = [
             {
-                "command": "build",
+                "command": self._runner.build,
                 "task": str(state.folder / "task.json"),
                 "target": self.target.name,
                 "threads": self.target.num_threads,
@@ -312,13 +314,19 @@ class Search:
             rule_us=round(rule_us, 4),
             noise=round(median(abs(each - middle) for each in turns[best]) / middle, 4),
             trials=len(state.measured),
+            unit=self._runner.unit,
             where=race.where,
         )
 
     def _is_chosen(self, state: State) -> bool:
         """Whether there is a winner of at least so many candidates already."""
-        found = [each.trials for each in self.records.of(self.target) if each.key == state.task.key]
+        found = [each.trials for each in self._chosen(state)]
         return max(found, default=-1) >= len(state.measured)
+
+    def _chosen(self, state: State) -> list[Record]:
+        """Return the winners of a task by the figures of this runner."""
+        records, unit = self.records.of(self.target), self._runner.unit
+        return [each for each in records if each.key == state.task.key and each.unit == unit]
 
     def _summarise(self) -> None:
         for state in self.states:
@@ -331,7 +339,7 @@ class Search:
                 best = min(best, record.us or best)
                 row.curve.append(best)
             row.curve = [us for us in row.curve if us < float("inf")]
-            chosen = self.records.best(state.task.key, self.target)
+            chosen = max(self._chosen(state), key=lambda each: (each.gain, each.date), default=None)
             if chosen is not None:
                 row.rule_us, row.best_us = chosen.rule_us, chosen.us
                 row.decisions = str(chosen.decisions) if chosen.gain > 1.0 else "rule"

@@ -89,6 +89,8 @@ class Summary:
         "done", "time limit", "interrupted", or why nothing was left to measure on.
     rows : list of TaskRow
         The tasks with the most time first.
+    unit : str
+        What the figures are, "" for microseconds that passed.
     network : NetworkTimes or None
         The whole network by the rules and tuned.
     network_note : str
@@ -99,6 +101,7 @@ class Summary:
     seconds: float = 0.0
     ended: str = "done"
     rows: list[TaskRow] = field(default_factory=list)
+    unit: str = ""
     network: NetworkTimes | None = None
     network_note: str = ""
 
@@ -152,11 +155,15 @@ class Summary:
                 for kind, count in row.failures.items()
             ]
         new = sum(row.new for row in self.rows)
+        rate = f"{new / max(self.seconds, 0.1):.1f} a second"
         text.append(
             f"\n{len(self.rows)} tasks, {new} new measurements in {self.seconds:.0f} s "
-            f"({self.ended}); one run of these kernels: {self.before_us:.1f} µs by the rules, "
-            f"{self.after_us:.1f} µs tuned ({self.before_us / max(self.after_us, 1e-9):.3f}×)"
+            f"({rate}, {self.ended}); one run of these kernels: {self.before_us:.1f} µs by the "
+            f"rules, {self.after_us:.1f} µs tuned "
+            f"({self.before_us / max(self.after_us, 1e-9):.3f}×)"
         )
+        if self.unit:
+            text.append(f"µs are no measured times: {self.unit}")
         if self.network is not None:
             text.append(str(self.network))
         elif self.network_note:

@@ -39,9 +39,33 @@ def _task(path: str) -> Any:
 
 
 def build(message: dict[str, Any]) -> dict[str, Any]:
-    """Compile one candidate of a task into a folder."""
-    from xnortvm._tvm import ir, tvm
+    """Compile one candidate of a task into a folder, as a library."""
     from xnortvm.runtime.link import link
+
+    def write(library: Any, target: Any, folder: Path) -> None:
+        (folder / "kernel.so").write_bytes(link(library, target.link))
+
+    return _build(message, KERNEL, write)
+
+
+def build_object(message: dict[str, Any]) -> dict[str, Any]:
+    """Compile one candidate of a task into a folder, as an object with a name of its own."""
+
+    def write(library: Any, _: Any, folder: Path) -> None:
+        library.mod.write_to_file(str(folder / "kernel.o"), "o")
+
+    return _build(message, symbol_of(Path(message["folder"])), write)
+
+
+def symbol_of(folder: Path) -> str:
+    """Return the name of the kernel in the object of a candidate."""
+    return f"{KERNEL}_{folder.name}"
+
+
+def _build(
+    message: dict[str, Any], symbol: str, write: Callable[[Any, Any, Path], None]
+) -> dict[str, Any]:
+    from xnortvm._tvm import ir, tvm
     from xnortvm.schedules import DECIDED_BY
     from xnortvm.schedules.decisions import Decisions
     from xnortvm.tuning import space
@@ -51,13 +75,13 @@ def build(message: dict[str, Any]) -> dict[str, Any]:
     lowered = space.lower(_task(message["task"]), target, decisions, scheduled=True)
     if str(lowered.func.attrs[DECIDED_BY]) == "rule":
         return {"failure": f"illegal: the rule does not allow {decisions}"}
-    func = lowered.func.with_attr("global_symbol", KERNEL)
-    library = tvm.compile(ir.IRModule({KERNEL: func}), target.tvm)
+    func = lowered.func.with_attr("global_symbol", symbol)
+    library = tvm.compile(ir.IRModule({symbol: func}), target.tvm)
     folder = Path(message["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     inputs = space.random_inputs(lowered)
     arguments = [inputs[each] if isinstance(each, int) else each for each in lowered.arguments]
-    (folder / "kernel.so").write_bytes(link(library, target.link))
+    write(library, target, folder)
     shared = folder.parent / f"arguments-{decisions.form}-{decisions.width}.pickle"
     if not shared.exists():
         part = shared.with_suffix(f".{os.getpid()}")
@@ -65,6 +89,13 @@ def build(message: dict[str, Any]) -> dict[str, Any]:
         part.replace(shared)
     (folder / "arguments").write_text(shared.name)
     return {}
+
+
+def read_arguments(folder: Path) -> tuple[list[Any], list[tuple[tuple[int, ...], str]]]:
+    """Return what a candidate is called with, and the shapes and dtypes of its outputs."""
+    shared = folder.parent / (folder / "arguments").read_text()
+    arguments, outputs = pickle.loads(shared.read_bytes())
+    return arguments, outputs
 
 
 def measure(message: dict[str, Any]) -> dict[str, Any]:
@@ -78,7 +109,12 @@ def race(message: dict[str, Any]) -> dict[str, Any]:
     return timing.race(folders, timing.Here(), message["threads"], message["turns"])
 
 
-COMMANDS: dict[str, Command] = {"build": build, "measure": measure, "race": race}
+COMMANDS: dict[str, Command] = {
+    "build": build,
+    "build_object": build_object,
+    "measure": measure,
+    "race": race,
+}
 
 
 def main() -> None:
