@@ -15,8 +15,9 @@ from xnortvm._tvm import IRModule, Schedule, ir, ir_transform, s_tir, tirx
 from xnortvm.schedules.blocks import ANCHORS, anchor_operator
 from xnortvm.schedules.conv_like import schedule_conv_like
 from xnortvm.schedules.cpu_default import schedule as schedule_default
+from xnortvm.schedules.cuda.dispatch import make_kernel
 from xnortvm.schedules.decisions import ORIGIN, Decisions, decisions_of
-from xnortvm.schedules.isa import ISAS, Isa, isa_of
+from xnortvm.schedules.isa import ISAS, Gpu, Isa, isa_of
 from xnortvm.schedules.winograd import schedule_winograd
 
 if TYPE_CHECKING:
@@ -56,6 +57,9 @@ def schedule_function(func: Any, isa: Isa, num_threads: int = 1) -> Any:
         function that is not made of blocks, such as TVM's scatter and bucketize, keeps its own
         loops, without threads: TVM's may write to one place.
     """
+    if isinstance(isa, Gpu):
+        made, family = make_kernel(func, isa.arch)
+        return _marked(made, f"{family}.{isa.arch}", "rule")
     if not isinstance(func.body, s_tir.SBlockRealize) or func.body.block.name_hint != "root":
         return _marked(_serial(func), "none", "rule")
     sch = Schedule(IRModule({"main": func}))

@@ -13,7 +13,7 @@ from xnortvm import _cpus
 from xnortvm._triples import link_triple, normalize_triple
 from xnortvm._tvm import TvmTarget, host_cpu_features, te, tirx, tvm
 from xnortvm.errors import TargetError
-from xnortvm.target import CUDA_ARCHES, Target, cpus, resolve, targets
+from xnortvm.target import ARCHES, Target, cpus, resolve, targets
 
 X86 = "x86_64-unknown-linux-gnu"
 ARM64 = "aarch64-unknown-linux-gnu"
@@ -367,7 +367,7 @@ def test_without_a_gpu_plain_cuda_says_what_to_write(monkeypatch: pytest.MonkeyP
 def test_presets_name_architectures_of_the_table():
     gpus = [row.spec for row in targets().values() if row.spec.startswith("cuda")]
     assert gpus
-    assert all(spec.split("-arch=")[1].split()[0] in CUDA_ARCHES for spec in gpus)
+    assert all(spec.split("-arch=")[1].split()[0] in ARCHES for spec in gpus)
 
 
 # ---- refusals
@@ -400,7 +400,9 @@ REFUSALS = [
     ("llvm -mcpu=x86-64 -mattr=-sse2", "lacks sse2"),
     ("rpi4 -mattr=-neon", "lacks neon"),
     ("cuda -arch=sm_91", "did you mean 'sm_90'"),
-    ("cuda -arch=90", "known are sm_50"),
+    ("cuda -arch=sm_9x", "known are sm_75"),
+    ("cuda -arch=sm_70", "is too old: CUDA 13 makes code for sm_75"),
+    ("cuda -arch=compute_61", "is too old"),
     ("cuda -arch=sm_80 -host=t4", "has to be a CPU"),
     ({"kind": "vulkan"}, "makes code for 'llvm' (CPUs) and 'cuda' only"),
     ({"mcpu": "znver4"}, 'has no "kind"'),

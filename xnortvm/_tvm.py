@@ -116,11 +116,9 @@ def host_cpu_features() -> dict[str, bool]:
 
 def cuda_capability() -> tuple[int, int] | None:
     """Return the compute capability of the first CUDA device, None when there is none."""
-    device = tvm.cuda(0)
-    if not device.exist:
-        return None
-    major, minor = str(device.compute_version).split(".")
-    return int(major), int(minor)
+    from xnortvm.runtime.cuda_driver import capability
+
+    return capability()
 
 
 def target_kind_options(kind: str) -> dict[str, str]:

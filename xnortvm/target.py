@@ -11,19 +11,19 @@ Examples
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from xnortvm import _cpus
+from xnortvm._cuda_archs import ARCHES, arch_of, check_arch, runs_on
 from xnortvm._presets import PRESETS, Preset
 from xnortvm._target_spec import Spec, parse
 from xnortvm._triples import family_of, link_triple, normalize_triple, that_matter
 from xnortvm._tvm import TvmTarget, cuda_capability
 from xnortvm.errors import TargetError, near
 
-__all__ = ["CUDA_ARCHES", "Target", "cpus", "resolve", "targets"]
+__all__ = ["ARCHES", "Target", "cpus", "resolve", "targets"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +56,8 @@ class Target:
         The triple to cross-link for, None where this machine's own compiler links.
     arch : str
         Of a CUDA target, such as ``"sm_90a"``; "" otherwise.
+    cpu_features : frozenset of str
+        Of a CUDA target, the features of the CPU of its host side.
     tvm : tvm.target.Target
         What TVM compiles for.
     """
@@ -73,6 +75,7 @@ class Target:
     link: str | None
     tvm: Any = field(repr=False, compare=False)
     arch: str = ""
+    cpu_features: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """Return everything but the TVM target as a JSON object."""
@@ -91,37 +94,6 @@ class Target:
             "arch": self.arch,
         }
 
-
-# Compute capability → binary instructions beside popc. xor is emulated on Hopper, tensor cores of
-# Blackwell have no binary mode; only the "a" architecture of Hopper offers wgmma.
-_DP4A = frozenset({"popc", "dp4a"})
-_AMPERE = _DP4A | {"mma_b1_xor", "mma_b1_and"}
-CUDA_ARCHES: dict[str, frozenset[str]] = {
-    "sm_50": frozenset({"popc"}),
-    "sm_52": frozenset({"popc"}),
-    "sm_53": frozenset({"popc"}),
-    "sm_60": frozenset({"popc"}),
-    "sm_61": _DP4A,
-    "sm_62": frozenset({"popc"}),
-    "sm_70": _DP4A,
-    "sm_72": _DP4A,
-    "sm_75": _DP4A | {"mma_b1_xor"},
-    "sm_80": _AMPERE,
-    "sm_86": _AMPERE,
-    "sm_87": _AMPERE,
-    "sm_88": _AMPERE,
-    "sm_89": _AMPERE,
-    "sm_90": _DP4A | {"mma_b1_and"},
-    "sm_90a": _DP4A | {"mma_b1_and", "wgmma_b1_and"},
-    "sm_100": _DP4A,
-    "sm_100a": _DP4A,
-    "sm_103": _DP4A,
-    "sm_103a": _DP4A,
-    "sm_110": _DP4A,
-    "sm_120": _DP4A,
-    "sm_120a": _DP4A,
-    "sm_121": _DP4A,
-}
 
 # Limits that TVM's GPU passes ask for and that every architecture of the table has.
 _CUDA_LIMITS = {
@@ -266,12 +238,8 @@ def _resolve_cuda(spec: Spec, num_threads: int) -> Target:
                 f"the target {spec.source} means the GPU of this machine, and CUDA finds none; "
                 "name one, such as 'cuda -arch=sm_90' or 'h100'"
             )
-        arch = _arch_of(here)
-    if arch not in CUDA_ARCHES:
-        raise TargetError(
-            f"the target {spec.source} has the unknown architecture {arch!r}"
-            f"{near(arch, CUDA_ARCHES)}; known are {', '.join(CUDA_ARCHES)}"
-        )
+        arch = arch_of(here)
+    check_arch(arch, spec.source)
     options["arch"] = arch
     options.pop("num-cores", None)
     fields = {"kind": "cuda", **_CUDA_LIMITS, **options}
@@ -286,31 +254,15 @@ def _resolve_cuda(spec: Spec, num_threads: int) -> Target:
         preset=spec.preset,
         triple=host.triple,
         mcpu=host.mcpu,
-        features=CUDA_ARCHES[arch],
+        features=ARCHES[arch].features,
+        cpu_features=host.features,
         isa="cuda",
         vector_bits=32,
         num_threads=num_threads,
-        is_host=host.is_host and here is not None and _runs_on(arch, here),
+        is_host=host.is_host and here is not None and runs_on(arch, here),
         link=host.link,
         tvm=TvmTarget(fields, host=host.tvm),
         arch=arch,
-    )
-
-
-def _arch_of(capability: tuple[int, int]) -> str:
-    """Return the best architecture for a device: the "a" form where the table has it."""
-    arch = "sm_{}{}".format(*capability)
-    return f"{arch}a" if f"{arch}a" in CUDA_ARCHES else arch
-
-
-def _runs_on(arch: str, capability: tuple[int, int]) -> bool:
-    """Say whether device code runs: same major number, minor not below; "a" needs both the same."""
-    match = re.fullmatch(r"sm_(\d+)(\d)(a?)", arch)
-    if match is None:
-        return False
-    major, minor = int(match[1]), int(match[2])
-    return capability == (major, minor) or (
-        not match[3] and capability[0] == major and capability[1] > minor
     )
 
 

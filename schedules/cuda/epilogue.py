@@ -52,12 +52,15 @@ class Output:
         ``o % (O / G) % 32`` of word ``o // (O / G) · ceil(O / G / 32) + o % (O / G) // 32``.
     groups : int
         G, of a packed output: of the layer that reads it.
+    shape : tuple of int
+        Of the elements: the buffer's, with O in place of the words of packed bits.
     """
 
     buffer: Any
     packed: bool
     element: Callable[[PrimExpr, tuple[PrimExpr, ...]], PrimExpr]
     groups: int = 1
+    shape: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,29 @@ class Anchor:
     op: str
     problem: Problem | None
     operands: list[Any]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """The sum of a kernel as it is written, for templates that compute it as it is written.
+
+    Attributes
+    ----------
+    shape : tuple of int
+    dtype : str
+    extents : tuple of int
+        Of the reduction axes.
+    first : expression
+        What the sum starts with.
+    step : callable
+        From the sum so far, its indices and those of the reduction axes to the next sum.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    extents: tuple[int, ...]
+    first: PrimExpr
+    step: Callable[[PrimExpr, tuple[PrimExpr, ...], tuple[PrimExpr, ...]], PrimExpr]
 
 
 @dataclass(frozen=True)
@@ -140,8 +166,9 @@ def read_anchor(func: Any) -> Anchor:
     NotElementwiseError
         When there is no anchor or more than one.
     """
-    blocks = _blocks(func)
-    found = _anchor(blocks)
+    found = _anchor(_blocks(func))
+    if found is None or found.role not in ANCHORS:
+        raise NotElementwiseError("the kernel has no convolution or dense layer")
     mark = found.node.annotations.get(PROBLEM)
     params = _params(func)
     loads = _loads(found.value)
@@ -151,7 +178,7 @@ def read_anchor(func: Any) -> Anchor:
 
 
 def read_epilogue(func: Any) -> Epilogue:
-    """Return what a function with one anchor computes of its sums.
+    """Return what a function computes of its sums: one anchor, or else one reduction, or none.
 
     Parameters
     ----------
@@ -167,8 +194,10 @@ def read_epilogue(func: Any) -> Epilogue:
     anchor = _anchor(blocks)
     made = {block.buffer: block for block in blocks}
     params = _params(func)
-    own = set(_loads(anchor.value))
-    outputs, reads = [], {}
+    own = set(_loads(anchor.value)) if anchor is not None else set()
+    dtype = "float32" if anchor is None else str(anchor.buffer.dtype)
+    outputs: list[Output] = []
+    reads: dict[Any, None] = {}
     for param in params:
         block = made.get(param)
         if block is None:
@@ -177,23 +206,55 @@ def read_epilogue(func: Any) -> Epilogue:
         if block.role == "pack":
             outputs.append(_packed(reader, block))
         else:
-            outputs.append(Output(param, False, _element_of(reader, param)))
-        dry = [tirx.Var(name, "int32") for name in ("n", "y", "x", "o")]
-        outputs[-1].element(tirx.Var("acc", str(anchor.buffer.dtype)), tuple(dry))
+            outputs.append(Output(param, False, _element_of(reader, param), 1, _extents(param)))
+        dry = tuple(tirx.Var(f"i{axis}", "int32") for axis in range(len(block.axes)))
+        outputs[-1].element(tirx.Var("acc", dtype), dry)
         reads.update(dict.fromkeys(reader.params))
     return Epilogue(outputs, [buffer for buffer in params if buffer in reads and buffer not in own])
+
+
+def read_reduction(func: Any) -> Reduction | None:
+    """Return the sum of a kernel, what is computed before it included; None without a sum.
+
+    Raises
+    ------
+    NotElementwiseError
+        When there are several sums.
+    """
+    blocks = _blocks(func)
+    anchor = _anchor(blocks)
+    if anchor is None or not any(map(_is_reduced, anchor.node.iter_vars)):
+        return None
+    reader = _Reader({block.buffer: block for block in blocks}, anchor)
+    spatial = list(anchor.indices)
+    reduced = [axis.var for axis in anchor.node.iter_vars if _is_reduced(axis)]
+    kept = [axis.var for axis in anchor.node.iter_vars if not _is_reduced(axis)]
+    if len(kept) != len(spatial) or not all(map(_same, kept, spatial)):
+        raise NotElementwiseError(f"{anchor.node.name_hint} stores its sums in another order")
+
+    def step(acc: Any, at: tuple[Any, ...], steps: tuple[Any, ...]) -> Any:
+        axes = dict(zip([*kept, *reduced], [*at, *steps], strict=True))
+        return reader.expression(anchor.value, axes, acc, list(at))
+
+    return Reduction(
+        tuple(int(extent) for extent in anchor.buffer.shape),
+        str(anchor.buffer.dtype),
+        tuple(int(a.dom.extent) for a in anchor.node.iter_vars if _is_reduced(a)),
+        anchor.node.init.value,
+        step,
+    )
 
 
 class _Reader:
     """Follows loads back to the sum and to parameters."""
 
-    def __init__(self, made: dict[Any, _Block], anchor: _Block) -> None:
+    def __init__(self, made: dict[Any, _Block], anchor: _Block | None) -> None:
         self.made, self.anchor = made, anchor
         self.params: dict[Any, None] = {}
 
     def value(self, buffer: Any, index: list[Any], acc: Any, at: list[Any]) -> Any:
         """Return ``buffer[index]`` as an expression of the sum at the indices `at`."""
-        if buffer.same_as(self.anchor.buffer):
+        if self.anchor is not None and buffer.same_as(self.anchor.buffer):
             if not all(_same(one, other) for one, other in zip(index, at, strict=True)):
                 raise NotElementwiseError(
                     f"an element of {buffer.name} is computed from the sum at another position"
@@ -203,7 +264,7 @@ class _Reader:
         if block is None:
             self.params[buffer] = None
             return tirx.BufferLoad(buffer, index)
-        if any(_is_reduced(axis) for axis in block.node.iter_vars):
+        if any(map(_is_reduced, block.node.iter_vars)):
             raise NotElementwiseError(f"{block.node.name_hint} is a sum behind the anchor")
         if not all(one.same_as(axis) for one, axis in zip(block.indices, block.axes, strict=True)):
             raise NotElementwiseError(f"{block.node.name_hint} stores in another order")
@@ -257,7 +318,8 @@ def _packed(reader: _Reader, pack: _Block) -> Output:
         zero = tirx.const(0, str(value.ty.dtype))
         return value <= zero if or_zero else value < zero
 
-    return Output(pack.buffer, True, bit, int(pack.node.annotations["xnortvm.groups"]))
+    groups = int(pack.node.annotations["xnortvm.groups"])
+    return Output(pack.buffer, True, bit, groups, _extents(source))
 
 
 def _is_sign(value: Any) -> bool:
@@ -270,18 +332,22 @@ def _is_sign(value: Any) -> bool:
 
 def _positions(reader: _Reader, indices: tuple[Any, ...]) -> list[Any]:
     at = [tirx.const(each, "int32") if isinstance(each, int) else each for each in indices]
-    return at if len(reader.anchor.buffer.shape) == len(at) else [at[0], at[-1]]
+    if reader.anchor is None or len(reader.anchor.buffer.shape) == len(at):
+        return at
+    return [at[0], at[-1]]
 
 
 def _same(one: Any, other: Any) -> bool:
     return bool(one.same_as(other)) or bool(tvm_ffi.structural_equal(one, other))
 
 
-def _anchor(blocks: list[_Block]) -> _Block:
+def _anchor(blocks: list[_Block]) -> _Block | None:
+    """Return the anchor, else the only reduction; None without any."""
     found = [block for block in blocks if block.role in ANCHORS]
-    if len(found) != 1:
-        raise NotElementwiseError(f"a kernel has one anchor, and this one has {len(found)}")
-    return found[0]
+    found = found or [b for b in blocks if any(map(_is_reduced, b.node.iter_vars))]
+    if len(found) > 1:
+        raise NotElementwiseError(f"a kernel has one sum, and this one has {len(found)}")
+    return found[0] if found else None
 
 
 def _blocks(func: Any) -> list[_Block]:
@@ -303,6 +369,10 @@ def _loads(value: Any) -> list[Any]:
     found: list[Any] = []
     tvm_ffi.structural_walk(value, [(ir.TensorLoad, lambda node: found.append(node.source))])
     return found
+
+
+def _extents(buffer: Any) -> tuple[int, ...]:
+    return tuple(int(extent) for extent in buffer.shape)
 
 
 def _params(func: Any) -> list[Any]:

@@ -9,6 +9,7 @@ compiled (kernel included), 7 µs in a network of 40 kernels, and LLVM then need
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -115,7 +116,11 @@ def build(mod: IRModule, target: Target, batch: Batch | None = None) -> Built:
     interface = interface_of(mod, batch)
     try:
         copies_outputs = may_alias(relax_transform.RewriteDataflowReshape()(mod))
-        with target.tvm, ir_transform.PassContext(opt_level=3):
+        with (
+            _device_compiler(target),
+            target.tvm,
+            ir_transform.PassContext(opt_level=3),
+        ):
             executable = relax.build(
                 mod,
                 target.tvm,
@@ -131,3 +136,14 @@ def build(mod: IRModule, target: Target, batch: Batch | None = None) -> Built:
             "compile again with dump_dir= and look at the last module in that folder"
         ) from error
     return Built(executable, interface, target, copies_outputs)
+
+
+def _device_compiler(target: Target) -> AbstractContextManager[Any]:
+    """Return what makes device code of CUDA targets machine code, GPU or none; else nothing."""
+    if target.kind != "cuda":
+        return nullcontext()
+    from xnortvm.runtime.cuda_compiler import compiling_for
+    from xnortvm.runtime.cuda_driver import load_for_compiling
+
+    load_for_compiling()
+    return compiling_for(target.arch)

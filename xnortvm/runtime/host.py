@@ -25,24 +25,30 @@ class Machine:
         LLVM's triple, all parts.
     features : tuple of str
         CPU features that the compiler was free to use, by LLVM's names, sorted.
+    arch : str
+        The architecture of the GPU that runs the kernels, "" where the CPU does.
     """
 
     triple: str
     features: tuple[str, ...]
+    arch: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return plain data that `from_json` reads."""
-        return {"triple": self.triple, "features": list(self.features)}
+        arch = {"arch": self.arch} if self.arch else {}
+        return {"triple": self.triple, "features": list(self.features), **arch}
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Machine:
         """Read what `to_json` gave."""
-        return cls(str(data["triple"]), tuple(map(str, data["features"])))
+        features = tuple(map(str, data["features"]))
+        return cls(str(data["triple"]), features, str(data.get("arch", "")))
 
 
 def machine_of(target: Target) -> Machine:
-    """Return what CPU code for a target needs."""
-    return Machine(target.triple, tuple(sorted(target.features)))
+    """Return what code for a target needs."""
+    features = target.cpu_features if target.kind == "cuda" else target.features
+    return Machine(target.triple, tuple(sorted(features)), target.arch)
 
 
 def check_host(machine: Machine, what: str) -> None:
@@ -71,6 +77,38 @@ def check_host(machine: Machine, what: str) -> None:
         raise TargetError(
             f"{what}, which needs the CPU features {', '.join(missing)} that this machine lacks; "
             "compile the model for this machine"
+        )
+
+
+def check_gpu(machine: Machine, what: str) -> None:
+    """Refuse kernels that the GPU of this machine cannot run, or that it has no GPU for.
+
+    Parameters
+    ----------
+    machine : Machine
+        What the code needs; nothing is checked where the CPU runs it.
+    what : str
+        Beginning of the sentence, as for `check_host`.
+
+    Raises
+    ------
+    TargetError
+        With what is missing.
+    MissingDependencyError
+        When CUDA's runtime library is missing.
+    """
+    if not machine.arch:
+        return
+    from xnortvm import _cuda_archs
+    from xnortvm.runtime import cuda_driver
+
+    cuda_driver.load_for_running(what)
+    here = cuda_driver.capability()
+    if here is not None and not _cuda_archs.runs_on(machine.arch, here):
+        raise TargetError(
+            f"{what}, and the GPU of this machine is {_cuda_archs.arch_of(here)}, which does not "
+            f"run code for {machine.arch}; compile the model with "
+            f"target='cuda -arch={_cuda_archs.arch_of(here)}'"
         )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from xnortvm.errors import ModelError
 from xnortvm.runtime import bundle
-from xnortvm.runtime.host import Machine, check_glibc, check_host
+from xnortvm.runtime.host import Machine, check_glibc, check_gpu, check_host
 from xnortvm.runtime.interface import Interface
 from xnortvm.runtime.library import load_library
 from xnortvm.runtime.module import CompiledModel
@@ -37,7 +37,7 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     VersionError
         When it was compiled with a TVM whose files this one cannot read.
     TargetError
-        When it was compiled for another machine.
+        When it was compiled for another machine, or for a GPU that this one does not have.
 
     Examples
     --------
@@ -62,6 +62,7 @@ def load(path: str | os.PathLike[str]) -> CompiledModel:
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{path} is damaged: its manifest lacks {error}") from error
     check_host(machine, f"{path} was compiled for {name}")
+    check_gpu(machine, f"{path} was compiled for {name}")
     check_glibc(str(manifest.get("glibc", "")), str(path))
     return CompiledModel(
         interface=interface,

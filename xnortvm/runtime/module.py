@@ -17,7 +17,7 @@ from xnortvm.errors import ModelError
 from xnortvm.runtime import arguments, bundle, folder
 from xnortvm.runtime import trace as tracing
 from xnortvm.runtime.elf import glibc_of
-from xnortvm.runtime.host import Machine, check_host, machine_of
+from xnortvm.runtime.host import Machine, check_gpu, check_host, machine_of
 from xnortvm.runtime.interface import Interface, TensorSpec
 from xnortvm.runtime.library import runnable
 from xnortvm.runtime.measure import BenchmarkResult, Profile, time_calls
@@ -376,8 +376,11 @@ class CompiledModel:
 
     def _vm(self) -> Any:
         if self._loaded is None:
-            check_host(self._machine, f"the model was compiled for {self.target_name}")
-            self._loaded = VirtualMachine(self._loadable(), tvm.cpu())
+            what = f"the model was compiled for {self.target_name}"
+            check_host(self._machine, what)
+            check_gpu(self._machine, what)
+            device = tvm.cuda(0) if self._machine.arch else tvm.cpu()
+            self._loaded = VirtualMachine(self._loadable(), device)
             self._main = self._loaded["main"]
         return self._loaded
 

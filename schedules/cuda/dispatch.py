@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which family of kernels computes a layer: the table of architecture and shape.
+
+A family is a template. `FAMILIES` lists them from the fastest to the one that takes everything; the
+first that an architecture has and that takes the shape makes the kernel. The report shows its name
+in the column of the schedule.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from xnortvm._cuda_archs import ARCHES
+from xnortvm.errors import CompileError
+from xnortvm.schedules.cuda.direct import direct
+from xnortvm.schedules.cuda.epilogue import (
+    Anchor,
+    NotElementwiseError,
+    narrowed,
+    read_anchor,
+)
+from xnortvm.schedules.cuda.fallback import fallback
+
+log = logging.getLogger("xnortvm")
+
+
+@dataclass(frozen=True)
+class Family:
+    """A template and what it is for.
+
+    Attributes
+    ----------
+    name : str
+    needs : str
+        A feature of `xnortvm._cuda_archs`; "" where every architecture will do.
+    takes : callable
+        From the anchor, None without one, to whether the template computes such a shape.
+    make : callable
+        From a function with 32-bit indices and the architecture to the kernel; raises
+        `NotElementwiseError` where the epilogue does not fit.
+    """
+
+    name: str
+    needs: str
+    takes: Callable[[Anchor | None], bool]
+    make: Callable[[Any, str], Any]
+
+
+FAMILIES: tuple[Family, ...] = (
+    Family("direct", "", lambda anchor: True, lambda func, arch: direct(func)),
+    Family("fallback", "", lambda anchor: True, fallback),
+)
+
+
+def families_for(anchor: Anchor | None, arch: str) -> list[Family]:
+    """Return the families that an architecture has for a shape, the fastest first."""
+    features = ARCHES[arch].features
+    return [
+        family
+        for family in FAMILIES
+        if (not family.needs or family.needs in features) and family.takes(anchor)
+    ]
+
+
+def make_kernel(func: Any, arch: str) -> tuple[Any, str]:
+    """Return the kernel of a function, and the name of its family.
+
+    Parameters
+    ----------
+    func : tirx.PrimFunc
+        As `FuseTIR` leaves it.
+    arch : str
+        Such as ``"sm_90a"``.
+
+    Raises
+    ------
+    CompileError
+        When no family takes it.
+    """
+    func = narrowed(func)
+    try:
+        anchor = read_anchor(func)
+    except NotElementwiseError:
+        anchor = None
+    for family in families_for(anchor, arch):
+        try:
+            return family.make(func, arch), family.name
+        except NotElementwiseError as error:
+            log.debug("%s does not apply: %s", family.name, error)
+    raise CompileError(f"no kernel for {arch} computes this function")

@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which lane of a warp computes which output channel, and how its results are stored.
+
+Lanes are neighbouring channels: a warp stores 128 bytes of floats side by side, and a word of
+packed bits is one ballot. Where the layer that reads the bits has groups that do not fill words,
+lanes stand for bits of words instead, and some of them for no channel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from xnortvm._tvm import tirx
+from xnortvm.ops.layout import WORD, words
+from xnortvm.schedules.cuda import builder as b
+from xnortvm.schedules.cuda.epilogue import NotElementwiseError, Output
+
+
+@dataclass(frozen=True)
+class Lanes:
+    """Places, of which each is a channel or nothing.
+
+    Attributes
+    ----------
+    channels : int
+        Output channels.
+    span : int
+        Channels behind which a word is filled up: those of a group of the reader.
+    count : int
+        Places: whole words where there are packed outputs.
+    """
+
+    channels: int
+    span: int
+    count: int
+
+    def channel(self, place: Any) -> tuple[Any, Any]:
+        """Return the channel of a place, and whether there is one (None: always)."""
+        if self.span == self.channels:
+            return place, None if self.count == self.channels else place < b.const(self.channels)
+        width = words(self.span) * WORD
+        inside = tirx.floormod(place, b.const(width))
+        channel = tirx.floordiv(place, b.const(width)) * b.const(self.span) + inside
+        valid = inside < b.const(self.span)
+        return channel, tirx.all(valid, place < b.const(self.count)) if self.padded else valid
+
+    @property
+    def padded(self) -> bool:
+        """Whether a template that rounds the places up has to check their number as well."""
+        return False
+
+
+def lanes_of(outputs: Sequence[Output]) -> Lanes:
+    """Return the places of a kernel's channels.
+
+    Raises
+    ------
+    NotElementwiseError
+        When packed outputs want them in different orders.
+    """
+    channels = outputs[0].shape[-1]
+    spans = {channels // output.groups for output in outputs if output.packed}
+    if not spans:
+        return Lanes(channels, channels, channels)
+    spans = {span if span % WORD else channels for span in spans}
+    if len(spans) > 1:
+        raise NotElementwiseError("packed outputs with words of different groups")
+    (span,) = spans
+    return Lanes(channels, span, channels // span * words(span) * WORD)
+
+
+def write(output: Output, acc: Any, index: tuple[Any, ...], place: Any, valid: Any) -> Any:
+    """Return the statement that stores one element, or the warp's word of bits.
+
+    Parameters
+    ----------
+    acc : expression
+        The sum.
+    index : tuple of expression
+        Indices of the element.
+    place : expression
+        The place of its channel; the warp's lowest is a multiple of 32.
+    valid : expression or None
+        Whether there is such an element. All lanes of a warp have to come here.
+    """
+    element = output.element(acc, index)
+    at = index if len(output.buffer.shape) == len(index) else (index[0], index[-1])
+    if not output.packed:
+        return b.when(valid, b.store(output.buffer, element, *at))
+    bit = element if valid is None else tirx.if_then_else(valid, element, b.const(0, "bool"))
+    word = tirx.Var("word", "uint32")
+    first = tirx.floormod(place, b.const(WORD)).equal(b.const(0))
+    number = tirx.floordiv(place, b.const(WORD))
+    return b.block(
+        tirx.Bind(word, b.ballot(bit)),
+        b.when(first, b.store(output.buffer, word, *at[:-1], number)),
+    )

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CUDA libraries are made without a GPU, hold machine code, and say what they lack to run."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import tvm_ffi
+
+import xnortvm
+from xnortvm._cuda_archs import ARCHES
+from xnortvm.errors import CompileError, MissingDependencyError, TargetError
+from xnortvm.runtime import cuda_compiler, cuda_driver, host
+from xnortvm.schedules.cuda.dispatch import FAMILIES
+
+try:
+    cuda_compiler.find_cuda_compiler()
+    LACKING = ""
+except MissingDependencyError as error:
+    LACKING = str(error)
+
+needs_compiler = pytest.mark.skipif(bool(LACKING), reason=LACKING or "-")
+without_driver = pytest.mark.skipif(cuda_driver.has_driver(), reason="this machine has a driver")
+
+
+class Net(torch.nn.Module):
+    """A binary layer whose sign is packed, and one that returns floats."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = torch.nn.Conv2d(32, 40, 3, padding=1, bias=False)
+        self.last = torch.nn.Conv2d(40, 8, 1, bias=False)
+
+    def forward(self, x):
+        for layer in (self.first, self.last):
+            signs = torch.where(x >= 0, 1.0, -1.0)
+            weight = layer.weight.sign()
+            x = torch.nn.functional.conv2d(signs, weight, padding=layer.padding)
+        return x
+
+
+def compile_net(target: str) -> xnortvm.runtime.module.CompiledModel:
+    torch.manual_seed(0)
+    return xnortvm.compile(Net(), target=target, example_inputs=torch.zeros(1, 32, 4, 4))
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    return compile_net("h100")
+
+
+@needs_compiler
+@pytest.mark.parametrize("arch", ["sm_75", "sm_80", "sm_90a", "sm_120"])
+def test_a_library_holds_machine_code_and_no_source(arch: str) -> None:
+    library = compile_net(f"cuda -arch={arch}").library
+    assert b"nv.info" in library
+    assert b"__popc" not in library
+
+
+@needs_compiler
+def test_the_report_names_the_family_of_each_kernel(compiled) -> None:
+    families = [row.schedule.partition(".") for row in compiled.report.layers]
+    assert [arch for _, _, arch in families] == ["sm_90a", "sm_90a"]
+    assert all(name in {family.name for family in FAMILIES} for name, _, _ in families)
+
+
+@needs_compiler
+@without_driver
+def test_without_a_driver_a_model_is_saved_but_not_run(compiled, tmp_path: Path) -> None:
+    file = compiled.save(tmp_path / "net.xnor")
+    with pytest.raises(
+        TargetError, match="compiled for cuda -arch=sm_90a, and this machine has no"
+    ):
+        compiled(np.zeros((1, 32, 4, 4), np.float32))
+    with pytest.raises(
+        TargetError, match=r"net\.xnor was compiled for cuda -arch=sm_90a, and this"
+    ):
+        xnortvm.load(file)
+
+
+def test_another_gpu_is_told_from_the_one_that_was_compiled_for(monkeypatch) -> None:
+    monkeypatch.setattr(cuda_driver, "load_for_running", lambda what: None)
+    monkeypatch.setattr(cuda_driver, "capability", lambda: (8, 6))
+    host.check_gpu(host.Machine("x86_64-unknown-linux-gnu", (), "sm_80"), "m was made")
+    with pytest.raises(TargetError, match=r"is sm_86, which does not run code for sm_90a; compile"):
+        host.check_gpu(host.Machine("x86_64-unknown-linux-gnu", (), "sm_90a"), "m was made")
+
+
+def test_a_driver_without_a_gpu_is_named(monkeypatch) -> None:
+    monkeypatch.setattr(cuda_driver, "has_driver", lambda: True)
+    monkeypatch.setattr(cuda_driver, "_load", lambda: None)
+    if cuda_driver.tvm.cuda(0).exist:
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(TargetError, match="m was made, and the NVIDIA driver finds no GPU"):
+        cuda_driver.load_for_running("m was made")
+
+
+def test_neither_nvcc_nor_nvrtc_is_one_sentence(monkeypatch) -> None:
+    monkeypatch.setattr(cuda_compiler.shutil, "which", lambda name: None)
+    monkeypatch.setattr(cuda_compiler.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.delenv("CUDACXX", raising=False)
+    with pytest.raises(MissingDependencyError, match="needs nvcc or NVRTC, but no GPU"):
+        cuda_compiler.find_cuda_compiler()
+    monkeypatch.setenv("CUDACXX", "/nowhere/nvcc")
+    with pytest.raises(MissingDependencyError, match="CUDACXX names '/nowhere/nvcc'"):
+        cuda_compiler.find_cuda_compiler()
+
+
+@needs_compiler
+def test_source_that_does_not_compile_is_one_sentence() -> None:
+    sentence = "nvcc could not compile the kernels for sm_80: .*error"
+    with pytest.raises(CompileError, match=sentence), cuda_compiler.compiling_for("sm_80"):
+        tvm_ffi.get_global_func("tvm_callback_cuda_compile")("void f() { this is no C }")
+
+
+def test_tvms_own_compiler_is_back_afterwards() -> None:
+    before = tvm_ffi.get_global_func("tvm_callback_cuda_compile")
+    try:
+        with cuda_compiler.compiling_for("sm_80"):
+            assert tvm_ffi.get_global_func("tvm_callback_cuda_compile") != before
+    except MissingDependencyError:
+        pytest.skip(LACKING)
+    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever TVM's compiler says of no source
+        tvm_ffi.get_global_func("tvm_callback_cuda_compile")("")
+
+
+def test_the_stand_in_for_the_driver_knows_no_device(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    library = cuda_driver._stand_in()
+    assert library.is_relative_to(tmp_path)
+    assert ctypes.CDLL(str(library)).cuModuleLoadData() == 100
+    assert cuda_driver._stand_in() == library
+
+
+def test_every_architecture_of_the_table_counts_bits() -> None:
+    assert all({"popc", "dp4a"} <= arch.features for arch in ARCHES.values())
