@@ -124,7 +124,7 @@ def test_tvms_own_compiler_is_back_afterwards() -> None:
             assert tvm_ffi.get_global_func("tvm_callback_cuda_compile") != before
     except MissingDependencyError:
         pytest.skip(LACKING)
-    with pytest.raises(Exception):  # noqa: B017, PT011 - whatever TVM's compiler says of no source
+    with pytest.raises(Exception):  # noqa: B017 - whatever TVM's compiler says of no source
         tvm_ffi.get_global_func("tvm_callback_cuda_compile")("")
 
 
