@@ -27,6 +27,8 @@ from xnortvm.ops.conv2d import NAME as CONV2D
 from xnortvm.ops.conv2d import legalize as legalize_conv2d
 from xnortvm.ops.dense import NAME as DENSE
 from xnortvm.ops.dense import legalize as legalize_dense
+from xnortvm.ops.max_pool2d import NAME as MAX_POOL2D
+from xnortvm.ops.max_pool2d import legalize as legalize_max_pool2d
 from xnortvm.ops.sign import NAME as SIGN
 from xnortvm.ops.sign import legalize as legalize_sign
 from xnortvm.ops.stem_conv2d import NAME as STEM_CONV2D
@@ -42,7 +44,9 @@ def legalize_map(isa: Isa) -> dict[str, Callable[[Any, Any], Any]]:
     It holds the packed operators, and the float convolution and dense layer with constant
     weights, whose weights are blocked for the lanes of ``isa``.
     """
+    own = {MAX_POOL2D: legalize_max_pool2d} if isa.name == "neon" else {}
     return {
+        **own,
         AFFINE: legalize_affine,
         SIGN: legalize_sign,
         BITPACK: partial(legalize_bitpack, isa=isa),
