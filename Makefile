@@ -19,13 +19,14 @@ SOURCES := xnortvm schedules models tools tests examples
 # says how that works), so it is shown a folder of links in which they lie where they are imported.
 TYPES   := build/types
 
-.PHONY: help demo test test-avx512 test-arm test-arm-deploy fuzz fuzz-ci coverage lint format bench bench-check bench-record figures clean
+.PHONY: help demo test test-avx512 test-cuda test-arm test-arm-deploy fuzz fuzz-ci coverage lint format bench bench-check bench-record figures clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    compile binary ResNet-18 for this machine, check it, compare its speed"
 	@echo "make test    run the tests"
 	@echo "make test-avx512  run AVX-512 kernels in an emulator (tests/emulated/README.md)"
+	@echo "make test-cuda    CUDA kernels over the whole grid of shapes, in an emulator; no GPU"
 	@echo "make test-arm     run ARM kernels and networks in an emulator (the same page)"
 	@echo "make test-arm-deploy  deploy to an emulated arm64 board (apt, qemu-user; no root)"
 	@echo "make fuzz    compare 1000 random networks with PyTorch (ARGS=5000: as many)"
@@ -46,6 +47,9 @@ test: $(VENV)/.ready-dev
 
 test-avx512: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.emulated.run $(ARGS)
+
+test-cuda: $(VENV)/.ready-dev
+	XNORTVM_CUDA_GRID=1 $(BIN)/python -m pytest -n $(WORKERS) tests/cuda tests/schedules/cuda tests/runtime/test_cuda_build.py $(ARGS)
 
 test-arm: $(VENV)/.ready-dev
 	$(BIN)/python -m tests.emulated.arm $(ARGS)

@@ -23,6 +23,7 @@ from xnortvm.schedules.cuda.epilogue import (
     read_anchor,
 )
 from xnortvm.schedules.cuda.fallback import fallback
+from xnortvm.schedules.cuda.tile import takes, tile
 
 log = logging.getLogger("xnortvm")
 
@@ -50,6 +51,7 @@ class Family:
 
 
 FAMILIES: tuple[Family, ...] = (
+    Family("tile", "", takes, tile),
     Family("direct", "", lambda anchor: True, lambda func, arch: direct(func)),
     Family("fallback", "", lambda anchor: True, fallback),
 )

@@ -87,7 +87,9 @@ class Anchor:
     op : str
         ``"bconv2d"``, ``"bdense"``, ``"conv2d"`` or ``"dense"``.
     problem : Problem or None
-        None for float anchors.
+        Of packed anchors.
+    floats : Problem or None
+        Of float anchors, where the sum is as plain as a packed one.
     operands : list of tirx.Buffer
         Parameters that the sum reads: the activations, then the weights. Something that is
         computed before the sum, such as a padded image, is none.
@@ -96,6 +98,7 @@ class Anchor:
     op: str
     problem: Problem | None
     operands: list[Any]
+    floats: Problem | None = None
 
 
 @dataclass(frozen=True)
@@ -172,8 +175,11 @@ def read_anchor(func: Any) -> Anchor:
     mark = found.node.annotations.get(PROBLEM)
     params = _params(func)
     loads = _loads(found.value)
-    operands = [load for load in dict.fromkeys(loads) if load in params]
+    others = [load for load in dict.fromkeys(loads) if not load.same_as(found.buffer)]
+    operands = [load for load in others if load in params]
     problem = None if mark is None else Problem.from_json(str(mark))
+    if problem is not None and not problem.packed:
+        return Anchor(found.role, None, operands, problem)
     return Anchor(found.role, problem, operands)
 
 

@@ -36,20 +36,23 @@ class Lanes:
     span: int
     count: int
 
-    def channel(self, place: Any) -> tuple[Any, Any]:
-        """Return the channel of a place, and whether there is one (None: always)."""
+    def channel(self, place: Any, count: int = 0) -> tuple[Any, Any]:
+        """Return the channel of a place, and whether there is one (None: always).
+
+        Parameters
+        ----------
+        place : expression
+        count : int
+            How many places a template has: `self.count` or more.
+        """
         if self.span == self.channels:
-            return place, None if self.count == self.channels else place < b.const(self.channels)
+            whole = max(count, self.count) == self.channels
+            return place, None if whole else place < b.const(self.channels)
         width = words(self.span) * WORD
         inside = tirx.floormod(place, b.const(width))
         channel = tirx.floordiv(place, b.const(width)) * b.const(self.span) + inside
-        valid = inside < b.const(self.span)
-        return channel, tirx.all(valid, place < b.const(self.count)) if self.padded else valid
-
-    @property
-    def padded(self) -> bool:
-        """Whether a template that rounds the places up has to check their number as well."""
-        return False
+        valid = tirx.all(inside < b.const(self.span), channel < b.const(self.channels))
+        return channel, valid
 
 
 def lanes_of(outputs: Sequence[Output]) -> Lanes:
@@ -71,7 +74,14 @@ def lanes_of(outputs: Sequence[Output]) -> Lanes:
     return Lanes(channels, span, channels // span * words(span) * WORD)
 
 
-def write(output: Output, acc: Any, index: tuple[Any, ...], place: Any, valid: Any) -> Any:
+def write(
+    output: Output,
+    acc: Any,
+    index: tuple[Any, ...],
+    place: Any,
+    valid: Any,
+    stored: Any = None,
+) -> Any:
     """Return the statement that stores one element, or the warp's word of bits.
 
     Parameters
@@ -84,6 +94,8 @@ def write(output: Output, acc: Any, index: tuple[Any, ...], place: Any, valid: A
         The place of its channel; the warp's lowest is a multiple of 32.
     valid : expression or None
         Whether there is such an element. All lanes of a warp have to come here.
+    stored : expression or None
+        Whether there is such a word, the same for the whole warp.
     """
     element = output.element(acc, index)
     at = index if len(output.buffer.shape) == len(index) else (index[0], index[-1])
@@ -92,6 +104,8 @@ def write(output: Output, acc: Any, index: tuple[Any, ...], place: Any, valid: A
     bit = element if valid is None else tirx.if_then_else(valid, element, b.const(0, "bool"))
     word = tirx.Var("word", "uint32")
     first = tirx.floormod(place, b.const(WORD)).equal(b.const(0))
+    if stored is not None:
+        first = tirx.all(first, stored)
     number = tirx.floordiv(place, b.const(WORD))
     return b.block(
         tirx.Bind(word, b.ballot(bit)),

@@ -350,6 +350,8 @@ _SIZES = {
     **dict.fromkeys(("half", "short", "ushort", "int16_t", "uint16_t"), 2),
     **dict.fromkeys(("int", "uint", "float", "int32_t", "uint32_t", "unsigned int"), 4),
     **dict.fromkeys(("uint64_t", "int64_t", "double", "long long"), 8),
+    **dict.fromkeys(("uint2", "int2", "float2"), 8),
+    **dict.fromkeys(("uint4", "int4", "float4"), 16),
 }
 
 

@@ -17,8 +17,7 @@ from xnortvm.ops.bconv2d import bconv2d_te, conv_form
 from xnortvm.ops.bdense import bdense_te, dense_form
 from xnortvm.ops.bitpack import bitpack_te, threshold_pack_te
 from xnortvm.ops.bsum2d import bsum2d_te
-from xnortvm.ops.channels import blocked_weight
-from xnortvm.ops.conv2d import conv2d_te
+from xnortvm.ops.conv2d import conv2d_te, float_weights
 from xnortvm.ops.dense import dense_te
 from xnortvm.ops.dot import kernel_weights
 from xnortvm.schedules.isa import Isa
@@ -258,7 +257,7 @@ def conv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int =
     x = rng.integers(-8, 8, (conv.images, *conv.size, conv.channels)).astype(np.float32)
     shape = (conv.outputs, *conv.kernel, conv.channels // conv.groups)
     w = rng.integers(-8, 8, shape).astype(np.float32)
-    blocked = blocked_weight(w, isa.lanes)
+    blocked = float_weights(w, isa)
     px, pw = _placeholder("x", x), _placeholder("w", blocked)
     acc = conv2d_te(px, pw, outputs=conv.outputs, groups=conv.groups, isa=isa, **conv.geometry)
     expected = reference.conv2d(x, w, groups=conv.groups, **conv.geometry)
@@ -272,7 +271,7 @@ def dense_case(lead: tuple[int, ...], inputs: int, outputs: int, isa: Isa) -> Ca
     rng = np.random.default_rng(inputs + outputs)
     x = rng.integers(-8, 8, (*lead, inputs)).astype(np.float32)
     w = rng.integers(-8, 8, (outputs, inputs)).astype(np.float32)
-    blocked = blocked_weight(w, isa.lanes)
+    blocked = float_weights(w, isa)
     px, pw = _placeholder("x", x), _placeholder("w", blocked)
     result = dense_te(px, pw, outputs=outputs, isa=isa)
     func = te.create_prim_func([px, pw, result])

@@ -40,7 +40,7 @@ from xnortvm.ops.layout import (
     words,
 )
 from xnortvm.ops.padding import pad_image
-from xnortvm.ops.problem import Problem, count_te
+from xnortvm.ops.problem import Problem, sum_te
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
 from xnortvm.schedules.decisions import decided
 from xnortvm.schedules.tiling import computed_columns, least_columns
@@ -224,7 +224,7 @@ def bconv2d_te(
             pad_value,
             masked,
         )
-        count = count_te(a, w, problem, "bconv2d")
+        count = sum_te(a, w, problem, "bconv2d")
         return _accumulator(count, base, (rows, columns), outputs, total)
     padded, steps = int(w.shape[0]) * form.lanes, form.steps(channels // groups)
     run = steps * form.elements

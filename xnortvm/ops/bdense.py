@@ -23,7 +23,7 @@ from xnortvm.ops.dot import (
     twice,
 )
 from xnortvm.ops.layout import is_masked, unpack_weights, words
-from xnortvm.ops.problem import Problem, count_te
+from xnortvm.ops.problem import Problem, sum_te
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape
 from xnortvm.schedules.decisions import decided
 
@@ -82,7 +82,7 @@ def bdense_te(
     form = dense_form(isa, channels, outputs, masked=terms is not None)
     if form.name == "plain":
         problem = Problem(rows, 1, 1, channels, outputs, masked=form.masked, rank=2)
-        return _accumulator(count_te(a, w, problem, "bdense"), terms, outputs, channels)
+        return _accumulator(sum_te(a, w, problem, "bdense"), terms, outputs, channels)
 
     def step(index: Sequence[Any], at: Sequence[Any]) -> Any:
         block, lane = lane_of(index[1], form.lanes)

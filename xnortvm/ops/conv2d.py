@@ -5,10 +5,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from numpy.typing import NDArray
+
 from xnortvm._tvm import ir, relax, te, tirx
 from xnortvm.ops.channels import blocked_weight, group_of, lane_of
 from xnortvm.ops.layout import output_size
 from xnortvm.ops.padding import pad_image
+from xnortvm.ops.problem import Problem, sum_te
 from xnortvm.ops.registry import constant_value
 
 if TYPE_CHECKING:
@@ -36,12 +39,14 @@ def conv2d_te(
     x : te.Tensor
         (N, H, W, C) float; (N, C, H, W) without `channels_last`.
     w : te.Tensor
-        (O / lanes, KH, KW, C / groups, lanes), blocked by `blocked_weight`.
+        (O / lanes, KH, KW, C / groups, lanes), made by `float_weights`.
 
     Notes
     -----
     Maps of odd width are computed wider (`Isa.float_columns`), reading zeros on the right.
     """
+    if isa.popcount == "plain":
+        return sum_te(x, w, _problem(x, w, strides, padding, dilation, groups), "conv2d")
     dtype = str(x.dtype)
     size = [int(dim) for dim in x.shape]
     images, (height, width) = size[0], size[1:3] if channels_last else size[2:]
@@ -84,6 +89,36 @@ def conv2d_te(
     )
 
 
+def _problem(
+    x: Any,
+    w: Any,
+    strides: tuple[int, int],
+    padding: tuple[int, int, int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> Problem:
+    images, height, width, _ = (int(dim) for dim in x.shape)
+    outputs, kernel_h, kernel_w, channels = (int(dim) for dim in w.shape)
+    return Problem(
+        images,
+        height,
+        width,
+        channels,
+        outputs,
+        groups,
+        (kernel_h, kernel_w),
+        strides,
+        dilation,
+        padding,
+        packed=False,
+    )
+
+
+def float_weights(weight: NDArray[Any], isa: Isa) -> NDArray[Any]:
+    """Return weights (O, …) as the kernels of an instruction set read them."""
+    return weight if isa.popcount == "plain" else blocked_weight(weight, isa.lanes)
+
+
 def legalize(bb: Any, call: Any, isa: Isa) -> Any:
     """Lower an NHWC convolution by constant weights to TIR; TVM's own rule does the others."""
     attrs = call.attrs
@@ -114,6 +149,6 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
             isa=isa,
         ),
         call.args[0],
-        relax.const(blocked_weight(weight, isa.lanes)),
+        relax.const(float_weights(weight, isa)),
         primfunc_name_hint="xnortvm_conv2d",
     )

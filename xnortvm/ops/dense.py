@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xnortvm._tvm import ir, relax, te
-from xnortvm.ops.channels import blocked_weight, lane_of
+from xnortvm.ops.channels import lane_of
+from xnortvm.ops.conv2d import float_weights
+from xnortvm.ops.problem import Problem, sum_te
 from xnortvm.ops.registry import constant_value
 
 if TYPE_CHECKING:
@@ -25,10 +27,21 @@ def dense_te(x: Any, w: Any, *, outputs: int, isa: Isa) -> Any:
     x : te.Tensor
         (..., I) float.
     w : te.Tensor
-        (O / lanes, I, lanes), blocked by `blocked_weight`.
+        (O / lanes, I, lanes), made by `float_weights`.
     """
     lead, inputs = x.shape[:-1], int(x.shape[-1])
+    if isa.popcount == "plain" and len(lead) == 1:
+        problem = Problem(int(lead[0]), 1, 1, inputs, outputs, rank=2, packed=False)
+        return sum_te(x, w, problem, "dense")
     k = te.reduce_axis((0, inputs), "k")
+
+    if isa.popcount == "plain":
+        return te.compute(
+            (*lead, outputs),
+            lambda *index: te.sum(x(*index[:-1], k) * w[index[-1], k], axis=[k]),
+            name="dense",
+            attrs={"xnortvm.op": "dense"},
+        )
 
     def product(*index: Any) -> Any:
         block, lane = lane_of(index[-1], isa.lanes)
@@ -63,6 +76,6 @@ def legalize(bb: Any, call: Any, isa: Isa) -> Any:
     return bb.call_te(
         lambda x, w: dense_te(x, w, outputs=by_output.shape[0], isa=isa),
         call.args[0],
-        relax.const(blocked_weight(by_output, isa.lanes)),
+        relax.const(float_weights(by_output, isa)),
         primfunc_name_hint="xnortvm_dense",
     )

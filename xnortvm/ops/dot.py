@@ -26,7 +26,7 @@ one run of words for them: 3 taps of 96 channels are 288 bits, or three steps, t
 reads on into the next pixel and is masked.
 
 Kernels for GPUs are templates, which read weights as they are packed: the form ``plain``, whose
-sum is `xnortvm.ops.problem.count_te`.
+sum is `xnortvm.ops.problem.sum_te`.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A packed convolution or dense layer as GPU kernels see it, and its plain tensor expression.
+"""A convolution or dense layer as GPU kernels see it, and its plain tensor expression.
 
 Loop nests for CPUs are made from tensor expressions by a schedule. Kernels for GPUs are templates
 that know what they compute from a `Problem`, which the block of the sum carries as an attribute:
-weights lie as they are packed, (O, KH, KW, words), and images are not padded.
+weights lie as they are packed, (O, KH, KW, words), and images are not padded. Float layers are the
+same with channels in place of words and products in place of differing bits.
 """
 
 from __future__ import annotations
@@ -46,6 +47,8 @@ class Problem:
         Whether the weights are followed by as many words of a mask: a bit counts where it is 1.
     rank : int
         Of the output: 4, or 2 for a dense layer, whose rows are images.
+    packed : bool
+        False for a float layer.
     """
 
     images: int
@@ -61,11 +64,22 @@ class Problem:
     pad_value: int = 0
     masked: bool = False
     rank: int = 4
+    packed: bool = True
 
     @property
     def words(self) -> int:
-        """Words that hold the channels of one group."""
-        return words(self.channels)
+        """Elements that hold the channels of one group: words, or floats."""
+        return words(self.channels) if self.packed else self.channels
+
+    @property
+    def taps(self) -> int:
+        """Positions of the kernel."""
+        return self.kernel[0] * self.kernel[1]
+
+    @property
+    def steps(self) -> int:
+        """Elements of one sum, in the order (KH, KW, words)."""
+        return self.taps * self.words
 
     @property
     def map(self) -> tuple[int, int]:
@@ -98,6 +112,8 @@ class Problem:
 
     def padding_word(self, word: Any) -> Any:
         """Return what a position outside the image reads as, for a word of its group."""
+        if not self.packed:
+            return tirx.const(0, "float32")
         if self.pad_value != -1:
             return tirx.const(0, "uint32")
         ones = minus_one_words(self.channels)
@@ -116,15 +132,15 @@ class Problem:
         return cls(**{**values, **lists})
 
 
-def count_te(a: Any, w: Any, problem: Problem, op: str) -> Any:
-    """Return the tensor expression of the count, int32.
+def sum_te(a: Any, w: Any, problem: Problem, op: str) -> Any:
+    """Return the tensor expression of the count, int32, or of the float sum.
 
     Parameters
     ----------
     a : te.Tensor
-        (N, H, W, G · words) uint32, or (M, words) of a dense layer.
+        (N, H, W, G · words) uint32, or (M, words) of a dense layer; or float32.
     w : te.Tensor
-        (O, KH, KW, words) uint32, or (O, words); twice as many words with a mask.
+        (O, KH, KW, words) uint32, or (O, words); twice as many words with a mask; or float32.
     op : str
         Block attribute "xnortvm.op".
     """
@@ -147,6 +163,8 @@ def count_te(a: Any, w: Any, problem: Problem, op: str) -> Any:
             inside = tirx.all(row >= 0, row < made.height, column >= 0, column < made.width)
             value = tirx.if_then_else(inside, value, made.padding_word(c))
         at = (o, ky, kx) if conv else (o,)
+        if not made.packed:
+            return te.sum(value * w[(*at, c)], axis=[ky, kx, c])
         bits = value ^ w[(*at, c)]
         if made.masked:
             bits = bits & w[(*at, made.words + c)]
@@ -157,5 +175,5 @@ def count_te(a: Any, w: Any, problem: Problem, op: str) -> Any:
     def element(*index: Any) -> Any:
         return differing(*index) if conv else differing(index[0], 0, 0, index[1])
 
-    marks = {"xnortvm.op": op, "xnortvm.form": "word", PROBLEM: made.to_json()}
-    return te.compute(shape, element, name="count", attrs=marks)
+    marks = {"xnortvm.op": op, "xnortvm.form": "plain", PROBLEM: made.to_json()}
+    return te.compute(shape, element, name="count" if made.packed else "sum", attrs=marks)
