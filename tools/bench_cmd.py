@@ -17,6 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     model_arg.add_arguments(parser, optional=True)
     model_arg.add_stem(parser)
+    model_arg.add_records(parser)
     what = parser.add_argument_group("what is timed, if not whole calls of MODEL")
     what.add_argument(
         "--layers",

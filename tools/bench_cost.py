@@ -159,7 +159,8 @@ def _of_model(
     parts = {}
     for target, cores in groups:
         _log.info("running code for %s in the emulator", target.name)
-        kernels = measure({args.model: subject}, target, cores)[args.model]
+        records = model_arg.records_of(args)
+        kernels = measure({args.model: subject}, target, cores, records=records)[args.model]
         for core in cores:
             parts[core.mcpu] = [_part(kernel, report, core) for kernel in kernels]
     return parts

@@ -96,6 +96,7 @@ def _compile(source: model_arg.Source, args: argparse.Namespace, stem: str) -> C
         num_threads=args.num_threads,
         stem=stem,
         verify=False,
+        records=model_arg.records_of(args),
     )
 
 

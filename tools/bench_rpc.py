@@ -100,6 +100,7 @@ def _compiled(args: argparse.Namespace) -> _Work:
         "num_threads": args.num_threads,
         "stem": args.stem,
         "verify": None,
+        "records": model_arg.records_of(args),
     }
     _log.info("compiling %s for %s (%s)", source.name, target.name, target.isa)
     compiled = xnortvm.compile(source.model, target=args.target, **options)

@@ -40,11 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prefix", help="of the names in a freestanding OUT; model unless given", metavar="NAME"
     )
     add_compile_arguments(parser)
-    parser.add_argument(
-        "--records",
-        metavar="PLACE",
-        help="tuning records: a .jsonl file or a folder; off: every kernel by its rule",
-    )
+    model_arg.add_records(parser)
     parser.add_argument("--dump-dir", metavar="DIR", help="write the module there after each phase")
 
 
@@ -87,7 +83,7 @@ def run(args: argparse.Namespace) -> Outcome:
         "sign_zero": args.sign_zero,
         "stem": args.stem,
         "verify": args.verify,
-        "records": False if args.records == "off" else args.records,
+        "records": model_arg.records_of(args),
     }
     compiled = xnortvm.compile(source.model, target=args.target, dump_dir=args.dump_dir, **options)
     seconds = time.perf_counter() - start

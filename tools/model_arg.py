@@ -77,6 +77,21 @@ def host_target(args: argparse.Namespace) -> Target:
     return target
 
 
+def add_records(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names tuning records."""
+    parser.add_argument(
+        "--records",
+        metavar="PLACE",
+        help="tuning records: a .jsonl file or a folder; off: every kernel by its rule",
+    )
+
+
+def records_of(args: argparse.Namespace) -> str | bool | None:
+    """Return what `xnortvm.compile` takes as records."""
+    place: str | None = args.records
+    return False if place == "off" else place
+
+
 def add_stem(parser: argparse.ArgumentParser) -> None:
     """Add ``--stem``."""
     parser.add_argument(

@@ -16,6 +16,7 @@ from xnortvm.emulation.cores import Core
 from xnortvm.emulation.cost import Cost, costs
 from xnortvm.emulation.run import Ran, emulate
 from xnortvm.target import Target
+from xnortvm.tuning.find import deciding
 
 Array = np.ndarray[Any, Any]
 
@@ -55,7 +56,11 @@ class Kernel:
 
 
 def measure(
-    subjects: Mapping[str, Subject], target: Target, cores: Sequence[Core]
+    subjects: Mapping[str, Subject],
+    target: Target,
+    cores: Sequence[Core],
+    *,
+    records: Any = False,
 ) -> dict[str, list[Kernel]]:
     """Return the kernels of every subject with their cost on some cores.
 
@@ -69,6 +74,8 @@ def measure(
         What the code is made for, an aarch64 CPU.
     cores : sequence of Core
         What it is modelled on.
+    records : path, Records, bool or None
+        Tuning records, as `xnortvm.compile` takes them; by default the rules decide.
 
     Raises
     ------
@@ -77,8 +84,9 @@ def measure(
     VerificationError
         When a kernel computes something else than its operators say.
     """
+    decisions = deciding(records, target)
     networks = {
-        name: network.network(name, *subject, target, f"p{number}_")
+        name: network.network(name, *subject, target, f"p{number}_", decisions)
         for number, (name, subject) in enumerate(subjects.items())
     }
     functions = {k: f for each in networks.values() for k, f in each.functions.items()}

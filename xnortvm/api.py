@@ -28,8 +28,7 @@ from xnortvm.stem import check_stem, choose_stem
 from xnortvm.target import Target, resolve
 from xnortvm.transform.buildable import without_code
 from xnortvm.transform.kernel_rows import add_kernels, planned_activations
-from xnortvm.tuning.find import chooser, find_records
-from xnortvm.tuning.task import decide
+from xnortvm.tuning.find import deciding
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -138,7 +137,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
         graph = verification.drop(lowered, exposed) if exposed else lowered
         graph = pipeline.run(graph, phases[-1:], dump_dir)
         graph = choose_stem(graph, stem, _arrays(imported, example_inputs), report)
-        phases = pipeline.kernel_phases(resolved, _decisions(records, resolved))
+        phases = pipeline.kernel_phases(resolved, deciding(records, resolved))
         kernels = pipeline.run(graph, phases, dump_dir)
     add_kernels(report, kernels)
     _add_sources(report, imported)
@@ -241,13 +240,6 @@ def _read(
             model, example_inputs, dynamic_batch=dynamic_batch, dynamic_shapes=dynamic_shapes
         )
     )
-
-
-def _decisions(records: Any, target: Target) -> pipeline.Pass | None:
-    """Return the pass that applies tuning records, None without any for the target."""
-    found = find_records(records, target)
-    choose = None if found is None else chooser(found, target)
-    return None if choose is None else decide(choose)
 
 
 def _add_sources(report: Report, imported: Imported) -> None:

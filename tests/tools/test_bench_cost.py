@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.tuning.networks import binary_task
 from xnortvm.emulation import needs
 from xnortvm.emulation.cores import core_of
 from xnortvm.errors import VerificationError
@@ -15,6 +16,8 @@ from xnortvm.target import resolve
 from xnortvm.tools import bench_cost, bench_layers, model_cost
 from xnortvm.tools.layer_modules import EPILOGUES, Layer, binary_layer
 from xnortvm.tools.model_cost import Subject, measure
+from xnortvm.tuning.records import Machine, Record, Records
+from xnortvm.tuning.space import space_of
 
 SMALL = (Layer(3, 128, 6, 64, 1), Layer(1, 256, 0, 64, 1))
 WITH_EPILOGUES = tuple(Layer(3, 64, 6, 64, 1, epilogue) for epilogue in EPILOGUES if epilogue)
@@ -134,3 +137,18 @@ def test_what_cannot_be_modelled_is_refused_in_one_sentence(
     ran = cli("bench", "--layers", *arguments)
     assert ran.status == 1
     assert said in ran.err
+
+
+@pytest.mark.usefixtures("_emulation")
+def test_the_code_of_records_is_modelled_and_checked() -> None:
+    layer, target, core = Layer(3, 64, 6, 64, 1), resolve("rpi4"), core_of("cortex-a72")
+    made, task = binary_layer(layer), binary_task(layer)
+    records = Records()
+    slow = space_of(task, target).legal[-1]
+    records.records = [Record("best", task.key, Machine.of(target), slow, us=1.0, rule_us=2.0)]
+    subjects = {"layer": Subject(made.mod, made.inputs)}
+    by_rule, recorded = (
+        model_cost.total_of(measure(subjects, target, [core], records=each)["layer"], core)
+        for each in (False, records)
+    )
+    assert recorded.instructions > by_rule.instructions

@@ -4,14 +4,16 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnortvm.tuning.nearest import neighbours, transferred
 from xnortvm.tuning.records import Record, Records
-from xnortvm.tuning.task import Choose, Key
+from xnortvm.tuning.task import Choose, Key, decide
 
 if TYPE_CHECKING:
+    from xnortvm._tvm import IRModule
     from xnortvm.schedules.decisions import Decisions
     from xnortvm.target import Target
 
@@ -82,6 +84,13 @@ def chooser(records: Records, target: Target) -> Choose | None:
         return transferred(near), f"{_named('nearest', near)} ({near.key.sizes})"
 
     return choose
+
+
+def deciding(records: Any, target: Target) -> Callable[[IRModule], IRModule] | None:
+    """Return the pass that applies the records of `find_records`, None without any."""
+    found = find_records(records, target)
+    choose = None if found is None else chooser(found, target)
+    return None if choose is None else decide(choose)
 
 
 def _named(origin: str, record: Record) -> str:
