@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -124,6 +125,13 @@ def test_every_form_is_exact_with_every_epilogue(form: str, name: str) -> None:
     if form != "byte":
         cases.append(largest_sums(form))
     check_emulated(cases, name)
+
+
+def test_counting_without_intrinsics_is_exact() -> None:
+    portable = replace(ISA, pairwise="portable", sum_bytes="shifts")
+    convs = [*FORMS["pairwise"][::3], *FORMS["paired"][::2]]
+    cases = [bconv2d_case(conv, portable, EPILOGUES[i % 2], seed=i) for i, conv in enumerate(convs)]
+    check_emulated(cases, "cortex-a72")
 
 
 def test_dense_layers_of_any_width_are_exact() -> None:

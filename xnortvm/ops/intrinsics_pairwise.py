@@ -11,6 +11,9 @@ as there can be.
 Where a pixel has 64 bits, a vector holds two pixels. The weights lie there twice, and the tree ends
 with the count of the first pixel in the low byte of each lane and that of the second in the high
 one. Three of them can be added up before they have to be taken apart.
+
+The flavour "portable" is the same in TIR alone: even and odd bytes are shuffled apart and added. On
+AArch64 LLVM makes ``addp`` of that again, so it lacks only ``uadalp``.
 """
 
 from __future__ import annotations
@@ -98,13 +101,21 @@ def _addp(one: Any, other: Any) -> Any:
     return tirx.call_llvm_pure_intrin("uint8x16", "llvm.aarch64.neon.addp.v16i8", one, other)
 
 
-def _tree(vectors: list[Any]) -> Any:
+def _addp_by_shuffles(one: Any, other: Any) -> Any:
+    even, odd = (
+        tirx.Shuffle([one, other], [tirx.const(i, "int32") for i in range(first, 32, 2)])
+        for first in (0, 1)
+    )
+    return even + odd
+
+
+def _tree(vectors: list[Any], add: Callable[[Any, Any], Any]) -> Any:
     while len(vectors) > 1:
-        vectors = [_addp(*pair) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
+        vectors = [add(*pair) for pair in zip(vectors[::2], vectors[1::2], strict=True)]
     return vectors[0]
 
 
-def _counts_of(call: Any) -> Any:
+def _counts_of(call: Any, add: Callable[[Any, Any], Any] = _addp) -> Any:
     """Return the two bytes of counts for each channel, None where the arguments do not allow it."""
     a, w, *masks = call.args[::WORDS]
     activation, weights = _activation_of(a), _vectors_of(w)
@@ -116,7 +127,7 @@ def _counts_of(call: Any) -> Any:
         if masks is None:
             return None
         bits = [each & mask for each, mask in zip(bits, masks, strict=True)]
-    return _tree([tirx.popcount(each) for each in bits])
+    return _tree([tirx.popcount(each) for each in bits], add)
 
 
 def _lower_addp(call: Any) -> Any:
@@ -131,11 +142,25 @@ def _lower_addp_pixels(call: Any) -> Any:
     return _by_pixels(call) if counts is None else tirx.reinterpret("uint16x8", counts)
 
 
+def _lower_portable(call: Any) -> Any:
+    counts = _counts_of(call, _addp_by_shuffles)
+    if counts is None:
+        return _by_words(call)
+    pairs = tirx.reinterpret("uint16x8", counts)
+    low, eight = (tirx.Broadcast(tirx.const(value, "uint16"), CHANNELS) for value in (255, 8))
+    return (pairs & low) + (pairs >> eight)
+
+
+def _lower_portable_pixels(call: Any) -> Any:
+    counts = _counts_of(call, _addp_by_shuffles)
+    return _by_pixels(call) if counts is None else tirx.reinterpret("uint16x8", counts)
+
+
 _LOWER: dict[str, Callable[[Any], Any]] = {
     "pairwise_addp": _lower_addp,
-    "pairwise_portable": _by_words,
+    "pairwise_portable": _lower_portable,
     "paired_addp": _lower_addp_pixels,
-    "paired_portable": _by_pixels,
+    "paired_portable": _lower_portable_pixels,
 }
 for _name, _lower in _LOWER.items():
     register_tir_op(f"tirx.xnortvm_{_name}", _lower, vectorizable=True)
