@@ -301,16 +301,35 @@ def write(name: str, root: Path = ROOT, keep: Path | None = None) -> None:
         When a file has no place for it; no file is changed then.
     """
     figure = FIGURES[name]
-    place = re.compile(rf"(<!-- figures: {name} -->\n).*?(<!-- end -->)", re.DOTALL)
-    texts = {root / file: (root / file).read_text() for file in figure.files}
-    for path, text in texts.items():
-        if not place.search(text):
-            raise ModelError(f"{path.name} has no place marked <!-- figures: {name} -->")
+    texts = places(name, figure.files, root)
     lines = figure.render([measure(command, keep) for command in figure.commands])
     lines += ["", f"{_caption(figure.commands)}, {dt.date.today().isoformat()}, {figure.where()}."]
-    block = "\n".join(lines) + "\n"
-    for path, text in texts.items():
-        _replace(path, place.sub(lambda match: match[1] + block + match[2], text))
+    put(lines, texts)
+
+
+def places(name: str, files: Sequence[str], root: Path = ROOT) -> dict[Path, tuple[str, str]]:
+    """Return what stands before and behind a figure in every file.
+
+    Raises
+    ------
+    ModelError
+        When a file has no place for it.
+    """
+    place = re.compile(rf"<!-- figures: {name} -->\n()(?:.*?)()<!-- end -->", re.DOTALL)
+    found = {}
+    for path in (root / file for file in files):
+        text = path.read_text()
+        match = place.search(text)
+        if match is None:
+            raise ModelError(f"{path.name} has no place marked <!-- figures: {name} -->")
+        found[path] = text[: match.start(1)], text[match.start(2) :]
+    return found
+
+
+def put(lines: Sequence[str], texts: dict[Path, tuple[str, str]]) -> None:
+    """Write the lines of a figure into its places."""
+    for path, (before, behind) in texts.items():
+        _replace(path, before + "\n".join(lines) + "\n" + behind)
 
 
 def _replace(path: Path, text: str) -> None:

@@ -3,26 +3,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 
 import xnortvm
 from tests.tuning.networks import network
-from xnortvm import pipeline
 from xnortvm.api import lower
 from xnortvm.target import resolve
-from xnortvm.transform.group import group_epilogues
-from xnortvm.tuning.task import tasks_of
+from xnortvm.tuning.space import tasks_for
+from xnortvm.tuning.task import Task
 from xnortvm.tuning.work import work_of
 
 
-def tasks(model: torch.nn.Module, x: torch.Tensor) -> list[Any]:
-    phase = pipeline.kernel_phases(resolve("llvm"))[0]
-    graph = lower(model, example_inputs=x)
-    upto = phase.passes[: phase.passes.index(group_epilogues) + 1]
-    return tasks_of(pipeline.run(graph, [pipeline.Phase("kernels", upto)]))
+def tasks(model: torch.nn.Module, x: torch.Tensor) -> list[Task]:
+    return tasks_for(lower(model, example_inputs=x), resolve("llvm"))
 
 
 def test_multiply_accumulates_are_those_of_the_report() -> None:

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnortvm import pipeline
 from xnortvm.api import lower
 from xnortvm.errors import ModelError, near
 from xnortvm.runtime.tracker import Tracker
@@ -21,7 +20,7 @@ from xnortvm.tuning.propose import check_strategy
 from xnortvm.tuning.records import Records
 from xnortvm.tuning.runner import LocalRunner, Runner
 from xnortvm.tuning.search import Options, Search
-from xnortvm.tuning.task import tasks_of
+from xnortvm.tuning.space import tasks_for
 
 if TYPE_CHECKING:
     from xnortvm._tvm import IRModule
@@ -121,11 +120,7 @@ def tune(
     path = file_for(user_folder() if records is None else Path(records), resolved)
     store = Records(path)
     graph = lower(model, example_inputs=example_inputs, sign_zero=sign_zero)
-    phase = pipeline.kernel_phases(resolved)[0]
-    names = [getattr(each, "__name__", "") for each in phase.passes]
-    until = names.index("group_epilogues") + 1
-    grouped = pipeline.run(graph, [pipeline.Phase("kernels", phase.passes[:until])])
-    tasks = tasks_of(grouped)
+    tasks = tasks_for(graph, resolved)
     _log.info("tuning %d kernels for %s; records in %s", len(tasks), resolved.name, path)
     known = Records(file_for(shipped_folder(), resolved))
     store.summary = Search(tasks, resolved, store, options, progress, measuring, known).run()

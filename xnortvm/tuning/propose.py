@@ -42,8 +42,8 @@ Measured = Mapping[Decisions, float | None]
 Rank = Callable[[Sequence[Decisions], Measured, Isa, random.Random], list[float]]
 
 
-def features(decisions: Decisions, isa: Isa) -> list[float]:
-    """Return what the model sees of decisions."""
+def features(decisions: Decisions, isa: Isa, *, table: bool = True) -> list[float]:
+    """Return what the model sees of decisions; the cost by the rules' table where it may."""
     tile, costs = decisions.tile, COSTS[decisions.form]
     return [
         float(list(COSTS).index(decisions.form)),
@@ -56,7 +56,7 @@ def features(decisions: Decisions, isa: Isa) -> list[float]:
         float(decisions.width),
         (tile.accumulators + tile.vectors) / isa.registers(decisions.form),
         decisions.block / tile.vectors,
-        log2(max(costs.of(tile), 1e-3)),
+        log2(max(costs.of(tile), 1e-3)) if table else 0.0,
     ]
 
 
@@ -88,7 +88,7 @@ def propose(
     *,
     isa: Isa,
     seed: str,
-    strategy: str = "xgboost",
+    strategy: str | Rank = "xgboost",
     early: Sequence[Decisions] = (),
 ) -> list[Decisions]:
     """Return up to `count` decisions that have not been measured.
@@ -103,6 +103,8 @@ def propose(
         The same space, log and seed give the same candidates.
     early : sequence of Decisions
         Members of the space that come right after the rule's.
+    strategy : str or Rank
+        Row of `RANKS`, or a function like those.
     """
     left = [each for each in legal if each not in measured]
     if not left or count < 1:
@@ -110,7 +112,8 @@ def propose(
     chance = random.Random(f"{seed} {len(measured)}")
     chosen = [left[0]] if left[0] == legal[0] else []
     chosen += [each for each in dict.fromkeys(early) if each in left and each not in chosen]
-    ranks = RANKS[strategy](left, measured, isa, chance)
+    rank = RANKS[strategy] if isinstance(strategy, str) else strategy
+    ranks = rank(left, measured, isa, chance)
     ties = [chance.random() for _ in left]  # trees rank whole regions alike
     by_rank = sorted(range(len(left)), key=lambda i: (ranks[i], ties[i]))
     ranked = [left[i] for i in by_rank]
@@ -128,17 +131,28 @@ def _random(
     return [chance.random() for _ in left]
 
 
-def _by_model(
-    left: Sequence[Decisions], measured: Measured, isa: Isa, chance: random.Random
+def by_model(
+    left: Sequence[Decisions],
+    measured: Measured,
+    isa: Isa,
+    chance: random.Random,
+    *,
+    table: bool = True,
 ) -> list[float]:
-    """Rank by XGBoost, by the rules' own table of costs until there is enough to learn from."""
+    """Rank by XGBoost, by the rules' own table of costs until there is enough to learn from.
+
+    Parameters
+    ----------
+    table : bool
+        Whether the rules' table may be used; without it, the first candidates are random.
+    """
     known = [(each, us) for each, us in measured.items() if us]
     if len(known) < _FEWEST:
-        return [cost(each) for each in left]
+        return [cost(each) if table else chance.random() for each in left]
     xgboost = _xgboost()
-    seen = np.array([features(each, isa) for each, _ in known])
+    seen = np.array([features(each, isa, table=table) for each, _ in known])
     logs = np.array([log(us) for _, us in known])
-    wanted = xgboost.DMatrix(np.array([features(each, isa) for each in left]))
+    wanted = xgboost.DMatrix(np.array([features(each, isa, table=table) for each in left]))
     guesses = []
     for _ in range(_MODELS):
         weights = np.array([chance.expovariate(1.0) for _ in known])
@@ -159,4 +173,4 @@ def _xgboost() -> Any:
     return xgboost
 
 
-RANKS: dict[str, Rank] = {"xgboost": _by_model, "random": _random}
+RANKS: dict[str, Rank] = {"xgboost": by_model, "random": _random}

@@ -112,6 +112,8 @@ class Search:
         Who measures; by default this machine.
     known : Records, optional
         More records, whose decisions are early candidates for kernels alike.
+    space : callable
+        From a task and a target to its search space.
     """
 
     def __init__(
@@ -123,12 +125,13 @@ class Search:
         progress: Callable[[Search], None] = lambda _: None,
         runner: Runner | None = None,
         known: Records | None = None,
+        space: Callable[[Task, Target], Space | None] = space_of,
     ) -> None:
         self.target, self.records, self.options = target, records, options
         self.states: list[State] = []
         self.summary = Summary(target.name)
         self.started = time.monotonic()
-        self._tasks, self._progress = tasks, progress
+        self._tasks, self._progress, self._space = tasks, progress, space
         self._runner = runner or LocalRunner(target.num_threads, options.timeout, options.worker)
         self._known = known or Records()
 
@@ -175,7 +178,7 @@ class Search:
         best = [*self.records.all_best(self.target), *self._known.all_best(self.target)]
         for number, task in enumerate(self._tasks):
             try:
-                space = space_of(task, self.target)
+                space = self._space(task, self.target)
             except CompileError as error:
                 _log.warning("%s stays with its rule: %s", task.key, error)
                 continue

@@ -16,7 +16,7 @@ from xnortvm.schedules.conv_like import choices_of
 from xnortvm.schedules.decisions import Choices, Decisions
 from xnortvm.schedules.isa import OWN_COLUMNS, isa_of
 from xnortvm.target import Target
-from xnortvm.tuning.task import Task, decide
+from xnortvm.tuning.task import Task, decide, tasks_of
 
 Array = np.ndarray[Any, Any]
 
@@ -175,6 +175,14 @@ def random_inputs(lowered: Lowered, seed: int = 0) -> list[Array]:
             limit = min(np.iinfo(dtype).max, 1 << 16) if dtype != "uint32" else 1 << 32
             found.append(rng.integers(0, limit, shape).astype(dtype))
     return found
+
+
+def tasks_for(graph: IRModule, target: Target) -> list[Task]:
+    """Return the tasks of a model after the phases that do not know the target."""
+    phase = pipeline.kernel_phases(target)[0]
+    names = [getattr(each, "__name__", "") for each in phase.passes]
+    until = names.index("group_epilogues") + 1
+    return tasks_of(pipeline.run(graph, [pipeline.Phase("kernels", phase.passes[:until])]))
 
 
 def task_to_bytes(task: Task) -> bytes:
