@@ -113,7 +113,7 @@ def results(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
     for shape in shapes_of(data):
         for name, strategy in STRATEGIES.items():
             curves = [replay(shape, isa, strategy, seed) for seed in range(SEEDS)]
-            after = {n: fmean(shape.best_us / curve[n - 1] for curve in curves) for n in SHOWN}
+            after = {n: fmean(shape.best_us / curve[:n][-1] for curve in curves) for n in SHOWN}
             yield {
                 "isa": isa.name,
                 "kernel": shape.name,
@@ -207,7 +207,9 @@ def measure(target: Target, log: Path, time_limit: float | None) -> str:
     found = tasks_here(target)
     options = Options(trials=sys.maxsize, time_limit=time_limit, strategy="random")
     records = Records(log)
-    Search([task for task, _ in found.values()], target, records, options).run()
+    spaces = {task.key: space for task, space in found.values()}
+    tasks = [task for task, _ in found.values()]
+    Search(tasks, target, records, options, space=lambda task, _: spaces[task.key]).run()
     shapes, missing = [], 0
     for name, (task, space) in found.items():
         known = records.trials(task.key, target)

@@ -47,11 +47,12 @@ class NetworkTimes:
         return self.rule.median_ms / self.tuned.median_ms
 
     def __str__(self) -> str:
+        rule, tuned = self.rule, self.tuned
         core = "" if self.core is None else f" on core {self.core}"
         return (
-            f"the whole network, {self.rule.runs} calls each in turns{core}: median "
-            f"{self.rule.median_ms:.3f} ms by the rules, {self.tuned.median_ms:.3f} ms tuned "
-            f"({self.gain:.3f}×), fastest {self.rule.min_ms:.3f} and {self.tuned.min_ms:.3f} ms; "
+            f"the whole network, {rule.runs} and {tuned.runs} calls in turns{core}: median "
+            f"{rule.median_ms:.3f} ms by the rules, {tuned.median_ms:.3f} ms tuned "
+            f"({self.gain:.3f}×), fastest {rule.min_ms:.3f} and {tuned.min_ms:.3f} ms; "
             f"{self.kernels} kernels tuned, the same bits"
         )
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import fcntl
+import functools
 import json
 import logging
 import os
@@ -39,6 +40,11 @@ if TYPE_CHECKING:
 FORMAT = 1
 
 _log = logging.getLogger("xnortvm.tuning")
+
+
+@functools.cache  # asked for every record, and a look at installed packages takes 0.2 ms
+def _tvm_version() -> str:
+    return installed_version("apache-tvm") or ""
 
 
 @dataclass(frozen=True)
@@ -106,14 +112,13 @@ class Record:
         default_factory=lambda: dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds")
     )
     xnortvm: str = __version__
-    tvm: str = field(default_factory=lambda: installed_version("apache-tvm") or "")
+    tvm: str = field(default_factory=lambda: _tvm_version())
     format: int = FORMAT
 
     @property
     def is_current(self) -> bool:
         """Whether this version of the compiler understands the decisions as they were meant."""
-        tvm = installed_version("apache-tvm") or ""
-        return (self.format, self.xnortvm, self.tvm) == (FORMAT, __version__, tvm)
+        return (self.format, self.xnortvm, self.tvm) == (FORMAT, __version__, _tvm_version())
 
     @property
     def gain(self) -> float:

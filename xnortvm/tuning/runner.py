@@ -180,16 +180,17 @@ class LocalRunner(Runner):
     def measure(self, rule: Path, batch: Sequence[Path]) -> Iterator[tuple[Path, Measured]]:
         """Time one after the other."""
         if rule not in self._expected:
-            found = self._measure(rule)
+            found = self.time(rule)
             if found.failure:
-                found = self._measure(rule)  # the process may have been ended by somebody else
+                found = self.time(rule)  # the process may have been ended by somebody else
             if found.failure:
                 raise RuleError(found.failure)
             self._expected[rule] = found.digest
         for each in batch:
-            yield each, self._measure(each, self._expected[rule])
+            yield each, self.time(each, self._expected[rule])
 
-    def _measure(self, folder: Path, expected: str = "") -> Measured:
+    def time(self, folder: Path, expected: str = "") -> Measured:
+        """Time what was built in one folder."""
         message = {"command": "measure", "folder": str(folder), "threads": self._threads}
         answer = self._worker.ask(message, self._timeout)
         return Measured(**answer, expected=expected, where=self._where)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -166,9 +167,14 @@ def _choices(task: Task, target: Target, wanted: Decisions | None) -> Choices | 
 
 def random_inputs(lowered: Lowered, seed: int = 0) -> list[Array]:
     """Return inputs of a task, the same for the same seed: random bits, normal floats."""
+    return random_arrays(lowered.inputs, seed)
+
+
+def random_arrays(specs: Sequence[tuple[tuple[int, ...], str]], seed: int = 0) -> list[Array]:
+    """Return arrays of given shapes and types, the same for the same seed."""
     rng = np.random.default_rng(seed)
     found: list[Array] = []
-    for shape, dtype in lowered.inputs:
+    for shape, dtype in specs:
         if dtype.startswith("float"):
             found.append(rng.standard_normal(shape).astype(dtype))
         else:

@@ -98,6 +98,28 @@ def read_arguments(folder: Path) -> tuple[list[Any], list[tuple[tuple[int, ...],
     return arguments, outputs
 
 
+def build_module(message: dict[str, Any]) -> dict[str, Any]:
+    """Compile the module of a MetaSchedule candidate in its folder, with random arguments."""
+    from tvm.s_tir.transform import RemoveWeightLayoutRewriteBlock
+
+    from xnortvm._tvm import ir, tvm
+    from xnortvm.runtime.link import link
+    from xnortvm.tuning import space
+
+    target, folder = _target(message), Path(message["folder"])
+    mod = ir.load_json((folder / "module.json").read_text())
+    mod = RemoveWeightLayoutRewriteBlock(skip_tensor_rewrite=True)(mod)
+    (func,) = mod.functions.values()
+    library = tvm.compile(
+        ir.IRModule({KERNEL: func.with_attr("global_symbol", KERNEL)}), target.tvm
+    )
+    specs = [(tuple(map(int, each.shape)), str(each.dtype)) for each in func.params]
+    (folder / "kernel.so").write_bytes(link(library, target.link))
+    (folder / "arguments.pickle").write_bytes(pickle.dumps((space.random_arrays(specs), [])))
+    (folder / "arguments").write_text(f"{folder.name}/arguments.pickle")
+    return {}
+
+
 def measure(message: dict[str, Any]) -> dict[str, Any]:
     """Time one candidate alone."""
     return timing.measure(Path(message["folder"]), timing.Here(), message["threads"])
@@ -112,6 +134,7 @@ def race(message: dict[str, Any]) -> dict[str, Any]:
 COMMANDS: dict[str, Command] = {
     "build": build,
     "build_object": build_object,
+    "build_module": build_module,
     "measure": measure,
     "race": race,
 }
