@@ -76,6 +76,11 @@ class Shape(NamedTuple):
         return max(self.times, key=lambda each: self.times[each] or 0.0)
 
     @property
+    def worst_us(self) -> float:
+        """The time of the slowest candidate."""
+        return self.times[self.worst] or 0.0
+
+    @property
     def best_us(self) -> float:
         """The least time of all."""
         return min(us for us in self.times.values() if us)
@@ -119,7 +124,7 @@ def results(data: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "kernel": shape.name,
                 "candidates": len(shape.times),
                 "strategy": name,
-                "worst / best": shape.times[shape.worst] / shape.best_us,
+                "worst / best": shape.worst_us / shape.best_us,
                 "rule": shape.best_us / shape.rule_us,
                 **{f"after {n}": share for n, share in after.items()},
                 "least of rule": min(shape.rule_us / curve[-1] for curve in curves),

@@ -74,7 +74,7 @@ class Workers:
 
     def build(self, mods: Sequence[Any]) -> list[dict[str, Any]]:
         """Return for each module where it is built, or its failure."""
-        messages = []
+        messages: list[dict[str, Any]] = []
         for mod in mods:
             folder = Path(tempfile.mkdtemp(prefix="xnortvm-candidate-"))
             (folder / "module.json").write_text(str(ir.save_json(mod)))

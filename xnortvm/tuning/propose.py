@@ -152,11 +152,13 @@ def by_model(
     xgboost = _xgboost()
     seen = np.array([features(each, isa, table=table) for each, _ in known])
     logs = np.array([log(us) for _, us in known])
-    wanted = xgboost.DMatrix(np.array([features(each, isa, table=table) for each in left]))
+    wanted = xgboost.DMatrix(
+        np.array([features(each, isa, table=table) for each in left]), nthread=1
+    )
     guesses = []
     for _ in range(_MODELS):
         weights = np.array([chance.expovariate(1.0) for _ in known])
-        data = xgboost.DMatrix(seen, label=logs, weight=weights)
+        data = xgboost.DMatrix(seen, label=logs, weight=weights, nthread=1)
         guesses.append(xgboost.train(_OPTIONS, data, num_boost_round=50).predict(wanted))
     guess = np.mean(guesses, axis=0) - np.std(guesses, axis=0)
     return [float(value) for value in guess]
