@@ -7,8 +7,6 @@ import shutil
 import sys
 from typing import TYPE_CHECKING, Any
 
-from xnortvm.tuning.work import work_of
-
 if TYPE_CHECKING:
     from xnortvm.tools.machine import Machine
     from xnortvm.tuning.search import Search, State
@@ -114,6 +112,8 @@ class Progress:
 
     def _task(self, state: State) -> str:
         """Say what is known of a kernel."""
+        from xnortvm.tuning.work import work_of  # it imports TVM, which `xnortvm --help` does not
+
         said = f"{state.task.key}: {len(state.measured)} of {len(state.space.legal)}"
         if state.best_us is None:
             return said + ", none ran"
