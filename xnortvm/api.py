@@ -52,6 +52,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     stem: str = "exact",
     verify: bool | Sequence[Any] | None = None,
     records: Any = None,
+    cuda_graph: bool = False,
     dump_dir: str | Path | None = None,
 ) -> CompiledModel:
     """Compile a model with binary layers.
@@ -90,6 +91,9 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
         Tuning records (docs/tuning.md): a ``.jsonl`` file, or a folder with one for each CPU. By
         default those that `tune` made and those that come with xnortvm, or what the environment
         variable ``XNORTVM_RECORDS`` names; False leaves every kernel to its rule.
+    cuda_graph : bool
+        For CUDA targets: the first call records its launches as CUDA graphs, and later ones replay
+        them: with a small batch a GPU waits for launches.
     dump_dir : path, optional
         Folder that gets the module after each phase, for bug reports.
 
@@ -124,6 +128,11 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     """
     resolved = resolve(target, num_threads=num_threads)
     check_stem(stem, resolved)
+    if cuda_graph and resolved.kind != "cuda":
+        raise TargetError(
+            f"cuda_graph=True is for GPUs and {resolved.name} is a CPU; leave it out, or name a "
+            "target such as 'cuda -arch=sm_90a'"
+        )
     checks = _checks(verify, resolved)
     report = _report(resolved)
     with collected() as unsupported, _timed(report, "import"):
@@ -145,7 +154,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     if imported.batch is not None:
         report.notes.append(f"any {imported.batch}; sizes and MACs are those of one sample")
     with _timed(report, "build"):
-        built = build(kernels, resolved, imported.batch)
+        built = build(kernels, resolved, imported.batch, cuda_graph=cuda_graph)
         freestanding = partial(_freestanding, graph, resolved)
         compiled = CompiledModel.from_built(built, report, freestanding)
     if exposed is not None and _worth(verify, report):

@@ -64,6 +64,10 @@ class BoardError(XnortvmError, ConnectionError):
     """A board cannot be reached, lacks something, or stopped answering."""
 
 
+class DeviceError(XnortvmError, RuntimeError):
+    """A GPU could not run what it was given, or has too little memory for it."""
+
+
 def near(word: str, known: Iterable[str], limit: int = 3) -> str:
     """Return a clause that names the known words closest to a misspelt one.
 

@@ -43,9 +43,10 @@ class Net(torch.nn.Module):
         return x
 
 
-def compile_net(target: str) -> xnortvm.runtime.module.CompiledModel:
+def compile_net(target: str, **options) -> xnortvm.runtime.module.CompiledModel:
     torch.manual_seed(0)
-    return xnortvm.compile(Net(), target=target, example_inputs=torch.zeros(1, 32, 4, 4))
+    x = torch.zeros(1, 32, 4, 4)
+    return xnortvm.compile(Net(), target=target, example_inputs=x, **options)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,32 @@ def test_the_stand_in_for_the_driver_knows_no_device(tmp_path: Path, monkeypatch
     assert library.is_relative_to(tmp_path)
     assert ctypes.CDLL(str(library)).cuModuleLoadData() == 100
     assert cuda_driver._stand_in() == library
+
+
+@needs_compiler
+def test_launches_are_recorded_as_graphs_where_asked(compiled) -> None:
+    assert b"cuda_graph.run_or_capture" in compile_net("t4", cuda_graph=True).library
+    assert b"cuda_graph.run_or_capture" not in compiled.library
+
+
+def test_graphs_of_launches_are_for_gpus() -> None:
+    with pytest.raises(TargetError, match="cuda_graph=True is for GPUs and llvm"):
+        compile_net("llvm", cuda_graph=True)
+
+
+@pytest.mark.parametrize(
+    ("said", "sentence"),
+    [
+        ("InternalError: CUDA: out of memory", "too little free memory for the model compiled for"),
+        ("CUDA: no kernel image is available", "the GPU does not run code for h100; compile"),
+        (
+            "a\nCUDA: an illegal address",
+            "ran the model compiled for h100: CUDA: an illegal address",
+        ),
+    ],
+)
+def test_what_a_gpu_could_not_do_is_one_sentence(said: str, sentence: str) -> None:
+    assert sentence in cuda_driver.device_failure(said, "h100")
 
 
 def test_every_architecture_of_the_table_counts_bits() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from xnortvm._tvm_runtime import runtime, tvm_ffi
+from xnortvm._tvm_runtime import runtime, tvm, tvm_ffi
 from xnortvm.errors import InputError, near
 from xnortvm.runtime.interface import TensorSpec
 
@@ -49,7 +49,7 @@ def bind(
 
 
 def kind_of(specs: Sequence[TensorSpec], values: Sequence[Any]) -> str:
-    """Return ``"numpy"`` or ``"torch"``, the one kind that all values have.
+    """Return ``"numpy"``, ``"torch"`` or ``"torch on a GPU"``, the one kind that all values have.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def kind_of(specs: Sequence[TensorSpec], values: Sequence[Any]) -> str:
         if isinstance(value, np.ndarray):
             kinds[spec.name] = "numpy"
         elif _is_torch(value):
-            kinds[spec.name] = "torch"
+            kinds[spec.name] = "torch" if value.device.type != "cuda" else "torch on a GPU"
         else:
             raise InputError(
                 f"input {spec.name!r} must be a NumPy array or a torch tensor of {spec}, "
@@ -73,8 +73,15 @@ def kind_of(specs: Sequence[TensorSpec], values: Sequence[Any]) -> str:
     return next(iter(kinds.values()), "numpy")
 
 
-def check(spec: TensorSpec, value: Any) -> None:
+def check(spec: TensorSpec, value: Any, devices: Sequence[str] = ("cpu",)) -> None:
     """Compare shape, dtype and device of a value with what the model expects.
+
+    Parameters
+    ----------
+    spec : TensorSpec
+    value : ndarray or torch.Tensor
+    devices : sequence of str
+        Types of torch devices whose tensors are taken.
 
     Raises
     ------
@@ -98,7 +105,7 @@ def check(spec: TensorSpec, value: Any) -> None:
         )
         raise InputError(f"input {spec.name!r} must be {spec}, got {got}{hint}")
     if _is_torch(value):
-        if value.device.type != "cpu":
+        if value.device.type not in devices:
             raise InputError(
                 f"input {spec.name!r} must be on the CPU, got a tensor on {value.device}; "
                 "move it with .cpu()"
@@ -141,16 +148,22 @@ class Staging:
     ----------
     specs : sequence of TensorSpec
         The inputs of the model.
+    on_gpu : bool
+        Whether the tensors are those of the first GPU: values are copied there, or borrowed where
+        they are there already.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+    def __init__(self, specs: Sequence[TensorSpec], *, on_gpu: bool = False) -> None:
         self._specs = tuple(specs)
+        self._on_gpu = on_gpu
         self._buffers: dict[int, tuple[Any, np.ndarray[Any, Any]]] = {}
 
     def take(self, index: int, value: Any) -> Any:
         """Return a TVM tensor with the contents of a checked value, borrowed or copied."""
         if _is_torch(value):
             value = value.detach().resolve_conj().resolve_neg()
+        if self._on_gpu:
+            return self._upload(index, value)
         try:
             return tvm_ffi.from_dlpack(value, require_alignment=ALIGNMENT, require_contiguous=True)
         except (RuntimeError, ValueError, BufferError, TypeError):
@@ -158,6 +171,17 @@ class Staging:
             tensor, view = self._buffer(index, tuple(value.shape))
             np.copyto(view, value.numpy() if _is_torch(value) else value)
             return tensor
+
+    def _upload(self, index: int, value: Any) -> Any:
+        if _is_torch(value):
+            if value.device.type == "cuda":
+                return tvm_ffi.from_dlpack(value.contiguous())
+            value = value.numpy()
+        shape = tuple(value.shape)
+        if index not in self._buffers or self._buffers[index][1].shape != shape:
+            tensor = runtime.empty(shape, self._specs[index].dtype, tvm.cuda(0))
+            self._buffers[index] = tensor, np.empty(shape, np.uint8)
+        return self._buffers[index][0].copyfrom(np.ascontiguousarray(value))
 
     def _buffer(self, index: int, shape: tuple[int, ...]) -> tuple[Any, np.ndarray[Any, Any]]:
         if index not in self._buffers or self._buffers[index][1].shape != shape:
@@ -182,7 +206,7 @@ def hand_out(tensors: Sequence[Any], kind: str, *, copy: bool) -> Any:
         What the virtual machine returned, whose memory goes back to its pool when the last array
         that uses it is gone, or arrays made of it.
     kind : str
-        ``"numpy"`` or ``"torch"``.
+        What `kind_of` returned.
     copy : bool
         Copy instead of lending the memory.
     """
@@ -191,12 +215,25 @@ def hand_out(tensors: Sequence[Any], kind: str, *, copy: bool) -> Any:
 
 
 def _to_numpy(tensor: Any, copy: bool) -> Any:
-    return tensor.numpy() if copy else np.from_dlpack(tensor)
+    return tensor.numpy() if copy or _is_on_gpu(tensor) else np.from_dlpack(tensor)
 
 
 def _to_torch(tensor: Any, copy: bool) -> Any:
     torch = sys.modules["torch"]
-    return torch.from_numpy(tensor.numpy()) if copy else torch.from_dlpack(tensor)
+    if copy or _is_on_gpu(tensor):
+        return torch.from_numpy(tensor.numpy())
+    return torch.from_dlpack(tensor)
+
+
+def _to_torch_on_gpu(tensor: Any, copy: bool) -> Any:
+    torch = sys.modules["torch"]
+    lent = torch.from_dlpack(tensor)
+    return lent.clone() if copy else lent
+
+
+def _is_on_gpu(tensor: Any) -> bool:
+    device = getattr(tensor, "device", None)
+    return str(getattr(device, "type", "")) == "cuda"
 
 
 def _can_be_borrowed(value: Any) -> bool:
@@ -218,4 +255,8 @@ def _plural(count: int, noun: str) -> str:
 
 
 _CONVERT = {True: ".to(torch.{dtype})", False: '.astype("{dtype}")'}
-_HAND_OUT: dict[str, Callable[[Any, bool], Any]] = {"numpy": _to_numpy, "torch": _to_torch}
+_HAND_OUT: dict[str, Callable[[Any, bool], Any]] = {
+    "numpy": _to_numpy,
+    "torch": _to_torch,
+    "torch on a GPU": _to_torch_on_gpu,
+}

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from xnortvm.target import Target
 
 
+_USE_GRAPHS = "relax.backend.use_cuda_graph"
+
+
 @dataclass(frozen=True)
 class Built:
     """Machine code and what is known about it.
@@ -64,8 +67,14 @@ class Built:
         return objects(self.executable)
 
 
-def lowering_passes() -> list[Any]:
-    """Return the Relax passes between our pipeline and the virtual machine, in order."""
+def lowering_passes(*, cuda_graph: bool = False) -> list[Any]:
+    """Return the Relax passes between our pipeline and the virtual machine, in order.
+
+    Parameters
+    ----------
+    cuda_graph : bool
+        Record the launches of the first call as CUDA graphs, which later calls replay.
+    """
     return [
         # Reshapes become views instead of copies.
         relax_transform.RewriteDataflowReshape(),
@@ -75,6 +84,7 @@ def lowering_passes() -> list[Any]:
         relax_transform.CallTIRRewrite(),
         # … from storage that is planned once and shared by tensors that do not live together.
         relax_transform.StaticPlanBlockMemory(),
+        *([relax_transform.RewriteCUDAGraph()] if cuda_graph else []),
         relax_transform.LowerAllocTensor(),
         relax_transform.KillAfterLastUse(),
         relax_transform.LowerRuntimeBuiltin(),
@@ -84,7 +94,9 @@ def lowering_passes() -> list[Any]:
     ]
 
 
-def build(mod: IRModule, target: Target, batch: Batch | None = None) -> Built:
+def build(
+    mod: IRModule, target: Target, batch: Batch | None = None, *, cuda_graph: bool = False
+) -> Built:
     """Build a module whose functions are all scheduled.
 
     Parameters
@@ -95,6 +107,8 @@ def build(mod: IRModule, target: Target, batch: Batch | None = None) -> Built:
         Where the code will run.
     batch : Batch, optional
         Of a model for one sample that will be run for several.
+    cuda_graph : bool
+        See `lowering_passes`.
 
     Returns
     -------
@@ -119,12 +133,12 @@ def build(mod: IRModule, target: Target, batch: Batch | None = None) -> Built:
         with (
             _device_compiler(target),
             target.tvm,
-            ir_transform.PassContext(opt_level=3),
+            ir_transform.PassContext(opt_level=3, config={_USE_GRAPHS: cuda_graph}),
         ):
             executable = relax.build(
                 mod,
                 target.tvm,
-                relax_pipeline=ir_transform.Sequential(lowering_passes()),
+                relax_pipeline=ir_transform.Sequential(lowering_passes(cuda_graph=cuda_graph)),
                 exec_mode="bytecode",
             )
     except XnortvmError:

@@ -103,6 +103,30 @@ def capability() -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
+def device_failure(said: str, target: str) -> str:
+    """Return one sentence for what CUDA said when a model ran.
+
+    Parameters
+    ----------
+    said : str
+        The message of TVM's exception.
+    target : str
+        What the model was compiled for.
+    """
+    lines = [line.strip() for line in said.splitlines() if line.strip()] or ["no message"]
+    if "out of memory" in said or "MemoryAllocation" in said:
+        return (
+            f"the GPU has too little free memory for the model compiled for {target}; compile it "
+            "for a smaller batch, or end other programs that use the GPU (nvidia-smi lists them)"
+        )
+    if "no kernel image" in said or "InvalidDeviceFunction" in said:
+        return (
+            f"the GPU does not run code for {target}; compile the model with target='cuda' on "
+            "that machine, or name its architecture"
+        )
+    return f"the GPU failed while it ran the model compiled for {target}: {lines[-1]}"
+
+
 def _is_loaded() -> bool:
     return tvm_ffi.get_global_func(_REGISTERED, allow_missing=True) is not None
 

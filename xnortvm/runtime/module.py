@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xnortvm._tvm_runtime import VirtualMachine, tvm
-from xnortvm.errors import ModelError
+from xnortvm.errors import DeviceError, ModelError, XnortvmError
 from xnortvm.runtime import arguments, bundle, folder
 from xnortvm.runtime import trace as tracing
+from xnortvm.runtime.cuda_driver import device_failure
 from xnortvm.runtime.elf import glibc_of
 from xnortvm.runtime.host import Machine, check_gpu, check_host, machine_of
 from xnortvm.runtime.interface import Interface, TensorSpec
@@ -82,7 +83,7 @@ class CompiledModel:
         self._objects = objects
         self._freestanding = freestanding
         self._lock = threading.Lock()
-        self._staging = arguments.Staging(interface.inputs)
+        self._staging = arguments.Staging(interface.inputs, on_gpu=bool(machine.arch))
         self._loaded: Any = None
         self._main: Any = None
 
@@ -157,13 +158,15 @@ class CompiledModel:
             When number, names, kinds, shapes, dtypes or devices do not fit.
         TargetError
             When this machine cannot run the code.
+        DeviceError
+            When the GPU that runs it fails, or has too little memory.
         """
         values = arguments.bind(self.inputs, inputs, named)
         kind = arguments.kind_of(self.inputs, values)
         for spec, value in zip(self.inputs, values, strict=True):
-            arguments.check(spec, value)
+            arguments.check(spec, value, ("cpu", "cuda") if self._machine.arch else ("cpu",))
         arguments.check_batch(self.inputs, values, self._interface.batch)
-        with self._lock:
+        with self._lock, self._device_errors():
             self._vm()
             use_threads(self.num_threads)
             if self._interface.batch is None:
@@ -213,7 +216,8 @@ class CompiledModel:
             Runs of the model; medians are reported.
         """
         with self._lock_on_one_sample(inputs) as tensors:
-            sites = tracing.time_kernels(self._vm(), tensors, max(repeats, 1))
+            finish = tvm.cuda(0).sync if self._machine.arch else lambda: None
+            sites = tracing.time_kernels(self._vm(), tensors, max(repeats, 1), finish)
         return Profile.of(sites, self._interface.kernels)
 
     def trace(self, inputs: Sequence[Any] | None = None) -> list[tracing.KernelCall]:
@@ -373,6 +377,18 @@ class CompiledModel:
             use_threads(self.num_threads)
             first = first_sample(self.inputs, values)
             yield list(map(self._staging.take, range(len(first)), first))
+
+    @contextmanager
+    def _device_errors(self) -> Iterator[None]:
+        """Say in one sentence what a GPU could not do."""
+        try:
+            yield
+        except XnortvmError:
+            raise
+        except Exception as error:
+            if not self._machine.arch:
+                raise
+            raise DeviceError(device_failure(str(error), self.target_name)) from error
 
     def _vm(self) -> Any:
         if self._loaded is None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from xnortvm.runtime.arguments import flatten
+from xnortvm.runtime.arguments import flatten, hand_out
 from xnortvm.runtime.interface import TensorSpec
 
 Array = np.ndarray[Any, Any]
@@ -51,7 +51,8 @@ def run_samples(
     (count,) = {len(v) for spec, v in zip(inputs, values, strict=True) if spec.has_batch}
     made: list[Array] = []
     for index in range(count):
-        result = [np.from_dlpack(tensor) for tensor in flatten(run(_sample(inputs, values, index)))]
+        tensors = flatten(run(_sample(inputs, values, index)))
+        result = [hand_out([tensor], "numpy", copy=False) for tensor in tensors]
         if not made:
             made = [
                 np.empty(

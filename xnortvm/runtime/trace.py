@@ -8,7 +8,7 @@ The virtual machine calls an instrument before and after every instruction. Its 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -72,12 +72,15 @@ def record(vm: Any, inputs: Sequence[Any]) -> tuple[list[KernelCall], Any]:
     return calls, result
 
 
-def time_kernels(vm: Any, inputs: Sequence[Any], repeats: int) -> list[tuple[str, list[float]]]:
+def time_kernels(
+    vm: Any, inputs: Sequence[Any], repeats: int, finish: Callable[[], Any] = lambda: None
+) -> list[tuple[str, list[float]]]:
     """Run ``main`` `repeats` times and time every kernel call in its place in the run.
 
     The instrument calls the kernel itself and tells the virtual machine to skip it, so that
     the caches hold what they hold in a normal run and the instrument's own cost is not counted;
-    what is left of it, one call from Python (about 1 µs), is measured and subtracted.
+    what is left of it, one call from Python (about 1 µs), is measured and subtracted. `finish`
+    waits for kernels that run on after their call, as those of a GPU do.
 
     Returns
     -------
@@ -90,8 +93,10 @@ def time_kernels(vm: Any, inputs: Sequence[Any], repeats: int) -> list[tuple[str
     def measure(func: Any, symbol: str, before: bool, _result: Any, *args: Any) -> int:
         if not before or symbol.startswith(_BUILTIN):
             return _RUN
+        finish()
         start = clock()
         func(*args)
+        finish()
         runs[-1].append((symbol, clock() - start))
         return _SKIP
 
