@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Statements of hand-written CUDA kernels: a thin layer over TVM's IR builder.
+
+A kernel is built by ordinary Python that calls these functions in order; loops that are to be
+unrolled are Python loops. Shared memory is one dynamic buffer of 32-bit words that the kernel lays
+out itself: TVM would merge several buffers without seeing the reads of asynchronous instructions,
+and would cut one down to the part that ordinary accesses touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tvm.script.ir_builder import IRBuilder
+from tvm.tirx.script import builder as T
+
+from xnortvm._tvm import tirx
+
+FULL_WARP = 0xFFFFFFFF
+
+
+def i32(value: Any) -> Any:
+    """Return an int32 expression."""
+    return tirx.const(value, "int32") if isinstance(value, int) else tirx.Cast("int32", value)
+
+
+def u32(value: Any) -> Any:
+    """Return a uint32 expression."""
+    return tirx.const(value, "uint32") if isinstance(value, int) else tirx.Cast("uint32", value)
+
+
+def let(name: str, value: Any) -> Any:
+    """Bind a value to a variable; numbers stay numbers, so that they fold."""
+    if isinstance(value, int | tirx.IntImm):
+        return value
+    return IRBuilder.name(name, T.bind(value))
+
+
+def registers(name: str, count: int, dtype: str = "uint32") -> Any:
+    """Return an array of registers; its indices must be constants."""
+    return IRBuilder.name(name, T.alloc_buffer((count,), dtype, scope="local"))
+
+
+def store(buffer: Any, value: Any, *indices: Any) -> None:
+    """Store a value."""
+    T.buffer_store(buffer, value, list(indices))
+
+
+def load(buffer: Any, *indices: Any) -> Any:
+    """Return a load."""
+    return tirx.BufferLoad(buffer, [i32(i) if isinstance(i, int) else i for i in indices])
+
+
+def at(buffer: Any, offset: Any) -> Any:
+    """Return the element of a parameter at an offset into it, as a load to take the address of."""
+    return load(buffer, *[0] * (len(buffer.shape) - 1), offset)
+
+
+def vector(buffer: Any, offset: Any, lanes: int) -> Any:
+    """Return the load of a vector of a parameter."""
+    index = offset if lanes == 1 else tirx.Ramp(offset, i32(1), lanes)
+    return at(buffer, index)
+
+
+def address(element: Any) -> Any:
+    """Return the address of a load's element."""
+    return T.address_of(element)
+
+
+def ptx(opcode: str, *operands: Any) -> None:
+    """Emit one PTX instruction."""
+    T.evaluate(T.ptx[opcode](*operands))
+
+
+def barrier() -> None:
+    """Wait for all threads of the block."""
+    T.evaluate(T.cuda.cta_sync())
+
+
+def shuffle_xor(register: Any, index: int, other: int, bits: int) -> None:
+    """Set ``register[other]`` to ``register[index]`` of the lane whose number differs in `bits`."""
+    args = u32(bits), u32(31), u32(FULL_WARP)
+    ptx("shfl_sync.bfly.b32", register[other], register[index], *args)
+
+
+@contextmanager
+def when(condition: Any) -> Iterator[None]:
+    """Execute what is emitted where a condition holds."""
+    if condition is True:
+        yield
+        return
+    with T.If(condition), T.Then():
+        yield
+
+
+def when_else(condition: Any, then: Callable[[], None], otherwise: Callable[[], None]) -> None:
+    """Emit two branches."""
+    with T.If(condition):
+        with T.Then():
+            then()
+        with T.Else():
+            otherwise()
+
+
+def both(*conditions: Any) -> Any:
+    """Return the conjunction; True among them is left out."""
+    left = [condition for condition in conditions if condition is not True]
+    return True if not left else left[0] if len(left) == 1 else tirx.all(*left)
+
+
+@contextmanager
+def loop(name: str, extent: int) -> Iterator[Any]:
+    """A loop that stays one."""
+    with T.serial(0, extent) as var:
+        yield IRBuilder.name(name, var)
+
+
+class Shared:
+    """The shared memory of a block, addressed in bytes from its start.
+
+    Parameters
+    ----------
+    nbytes : int
+    align : int
+        Of the start.
+    """
+
+    def __init__(self, nbytes: int, align: int = 128) -> None:
+        self.nbytes = nbytes
+        words = T.alloc_buffer((nbytes // 4,), "uint32", scope="shared.dyn", align=align)
+        self.words = IRBuilder.name("shared", words)
+        start = T.cuda.cvta_generic_to_shared(self.words.access_ptr("rw"))
+        self.start = let("start", start)
+
+    def address(self, offset: Any) -> Any:
+        """Return the 32-bit address of a byte."""
+        return self.start + u32(offset)
+
+    def store(self, index: Any, value: Any) -> None:
+        """Store words; `index` counts words."""
+        T.buffer_store(self.words, value, [index])
+
+
+def build(
+    params: Sequence[Any],
+    grid: Sequence[int],
+    threads: int,
+    body: Callable[[list[Any], Any], None],
+    attrs: dict[str, Any],
+) -> Any:
+    """Return a PrimFunc of one kernel.
+
+    Parameters
+    ----------
+    params : list of tirx.Buffer
+    grid : (x, y, z)
+    threads : int
+        Of a block.
+    body : callable
+        Emits the kernel from its block indices and its thread index.
+    """
+    with IRBuilder() as builder:
+        with T.prim_func(s_tir=True):
+            T.func_name("main")
+            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, **attrs})
+            for param in params:
+                T.arg(str(param.name), param)
+            with T.sblock("root"):
+                T.reads([])
+                T.writes([])
+                frames = [
+                    T.launch_thread(f"blockIdx.{axis}", extent)
+                    for axis, extent in zip("xyz", grid, strict=False)
+                ]
+                frames.append(T.launch_thread("threadIdx.x", threads))
+                _nested(frames, [], body)
+    return builder.get()
+
+
+def _nested(frames: list[Any], indices: list[Any], body: Callable[[list[Any], Any], None]) -> None:
+    if not frames:
+        *blocks, thread = indices
+        body(blocks, thread)
+        return
+    with frames[0] as index:
+        _nested(frames[1:], [*indices, index], body)

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What kernels on tensor cores have in common: a convolution is a product of matrices.
+
+Rows are output pixels of all images, columns are output channels of one group, and K runs over the
+taps of the window and the words of a pixel. No matrix of windows lies in memory: a row is where its
+window starts (`Row`), and a piece of K is found from there (`Window`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+from xnortvm._tvm import tirx
+from xnortvm.ops.layout import WORD
+from xnortvm.ops.problem import Problem
+from xnortvm.schedules.cuda import emit as e
+from xnortvm.schedules.cuda.epilogue import Anchor, Epilogue, NotElementwiseError
+
+
+def ceil(value: int, step: int) -> int:
+    """Return the number of steps that cover a value."""
+    return -(-value // step)
+
+
+@dataclass(frozen=True)
+class Gemm:
+    """The sizes of a `Problem` as a product.
+
+    Attributes
+    ----------
+    problem : Problem
+    piece : int
+        Words that one copy moves: 4, 2 or 1, so that none crosses a tap.
+    """
+
+    problem: Problem
+    piece: int
+
+    @classmethod
+    def of(cls, problem: Problem) -> Gemm:
+        """Return the product of a problem.
+
+        Raises
+        ------
+        NotElementwiseError
+            When a tensor core does not count such a problem.
+        """
+        if problem.masked:
+            raise NotElementwiseError("weights that are 0 need a mask, which `mma` does not have")
+        if problem.groups > 1 and problem.channels % WORD:
+            raise NotElementwiseError("channels of a group do not fill words")
+        return cls(problem, next(n for n in (4, 2, 1) if problem.words % n == 0))
+
+    @property
+    def rows(self) -> int:
+        """Output pixels."""
+        return self.problem.pixels
+
+    @property
+    def columns(self) -> int:
+        """Output channels of a group."""
+        return self.problem.outputs // self.problem.groups
+
+    @property
+    def words(self) -> int:
+        """Words of K."""
+        return prod(self.problem.kernel) * self.problem.words
+
+
+def check_packed(problem: Problem, epilogue: Epilogue) -> None:
+    """Check that words of packed outputs are 32 neighbouring channels of one group.
+
+    Raises
+    ------
+    NotElementwiseError
+    """
+    for output in epilogue.outputs:
+        if not output.packed:
+            continue
+        for groups in (problem.groups, output.groups):
+            if groups > 1 and problem.outputs // groups % WORD:
+                raise NotElementwiseError("packed groups of channels do not fill words")
+
+
+def operands(func: Any, anchor: Anchor) -> tuple[Any, Any, int]:
+    """Return activations, weights and the number of the weights among the parameters.
+
+    Raises
+    ------
+    NotElementwiseError
+        When something is computed in front of the sum.
+    """
+    if anchor.op not in ("bconv2d", "bdense") or anchor.problem is None:
+        raise NotElementwiseError("tensor cores for bits count packed layers")
+    if len(anchor.operands) != 2:
+        raise NotElementwiseError("something is computed in front of the sum")
+    activations, weights = anchor.operands
+    number = next(i for i, param in enumerate(func.params) if param.same_as(weights))
+    return activations, weights, number
+
+
+def pixel_of(problem: Problem, row: Any) -> tuple[Any, Any, Any]:
+    """Return image, row and column of an output pixel from its number."""
+    height, width = problem.map
+    if height * width == 1:
+        return row, 0, 0
+    image, rest = tirx.floordiv(row, height * width), tirx.floormod(row, height * width)
+    return image, tirx.floordiv(rest, width), tirx.floormod(rest, width)
+
+
+@dataclass(frozen=True)
+class Row:
+    """Where the window of an output pixel starts.
+
+    Attributes
+    ----------
+    offset : expression
+        Of the first word of its first tap in the activations; may lie outside of them.
+    y, x : expression
+        Input row and column of the first tap; may lie outside the image.
+    """
+
+    offset: Any
+    y: Any
+    x: Any
+
+
+class Window:
+    """Finds pieces of K in the activations.
+
+    Parameters
+    ----------
+    gemm : Gemm
+    group : expression
+    """
+
+    def __init__(self, gemm: Gemm, group: Any) -> None:
+        self.gemm, self.group = gemm, group
+        self.pitch = gemm.problem.groups * gemm.problem.words
+        self.padded = any(gemm.problem.padding)
+
+    def row(self, name: str, number: Any) -> Row:
+        """Return the start of the window of an output pixel, which has to exist."""
+        made = self.gemm.problem
+        image, y, x = pixel_of(made, number)
+        top, left, _, _ = made.padding
+        y0 = e.let(f"{name}_y", y * made.strides[0] - top)
+        x0 = e.let(f"{name}_x", x * made.strides[1] - left)
+        pixel = (image * made.height + y0) * made.width + x0
+        offset = pixel * self.pitch + self.group * made.words
+        return Row(e.let(f"{name}_offset", offset), y0, x0)
+
+    def step(self, name: str, word: Any) -> tuple[Any, Any, Any, Any]:
+        """Return what a piece of K adds to a row: offset, rows and columns; and its channel word.
+
+        `word` is the first word of the piece in K.
+        """
+        made = self.gemm.problem
+        if prod(made.kernel) == 1:
+            return word, 0, 0, word
+        tap = e.let(f"{name}_tap", tirx.floordiv(word, made.words))
+        channel = e.let(f"{name}_channel", tirx.floormod(word, made.words))
+        dy = e.let(f"{name}_dy", tirx.floordiv(tap, made.kernel[1]) * made.dilation[0])
+        dx = e.let(f"{name}_dx", tirx.floormod(tap, made.kernel[1]) * made.dilation[1])
+        offset = e.let(f"{name}_step", (dy * made.width + dx) * self.pitch + channel)
+        return offset, dy, dx, channel
+
+    def inside(self, row: Row, dy: Any, dx: Any) -> Any:
+        """Return whether a tap lies in the image; True where all do."""
+        if not self.padded:
+            return True
+        made = self.gemm.problem
+        y, x = row.y + dy, row.x + dx
+        return tirx.all(y >= 0, y < made.height, x >= 0, x < made.width)

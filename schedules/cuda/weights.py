@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Weights as tensor-core kernels read them: laid out again at compile time.
+
+A kernel that wants its weights in another order takes them in place of the packed ones and says so
+in its attribute `PREPARED`; whoever holds the constants calls `prepare`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+#: Attribute of a kernel: the `WeightLayout` of one of its parameters.
+PREPARED = "xnortvm.cuda.weights"
+
+
+@dataclass(frozen=True)
+class WeightLayout:
+    """How weights (O, KH, KW, words) are laid out.
+
+    Rows are output channels and hold all words of K, filled up with 0; the rows of each group are
+    filled up to whole tiles of channels.
+
+    Attributes
+    ----------
+    param : int
+        Number of the parameter.
+    groups : int
+    outputs : int
+        Channels of a group, filled up: a multiple of the tile.
+    words : int
+        Words of a row, filled up: a multiple of ``chunk``.
+    chunk : int
+        0: rows lie one after the other. Else the words of a row are cut into chunks of so many,
+        and a tile of rows holds chunk after chunk: (groups, outputs / tile, words / chunk, tile,
+        chunk).
+    tile : int
+        Rows of a tile, where ``chunk`` is not 0.
+    counts : bool
+        Whether the parameter is followed by the number of bits 1 in each row, (groups · outputs,)
+        int32.
+    """
+
+    param: int
+    groups: int
+    outputs: int
+    words: int
+    chunk: int = 0
+    tile: int = 0
+    counts: bool = False
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weights, uint32."""
+        if not self.chunk:
+            return self.groups * self.outputs, self.words
+        tiles, chunks = self.outputs // self.tile, self.words // self.chunk
+        return self.groups, tiles, chunks, self.tile, self.chunk
+
+    def to_json(self) -> str:
+        """Return the attribute of a kernel."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> WeightLayout:
+        """Read the attribute of a kernel."""
+        return cls(**json.loads(text))
+
+
+def prepare(weights: NDArray[np.uint32], layout: WeightLayout) -> list[NDArray[Any]]:
+    """Return the arrays that replace packed weights (O, KH, KW, words) or (O, words)."""
+    rows = weights.reshape(layout.groups, -1, int(np.prod(weights.shape[1:])))
+    _, outputs, words = rows.shape
+    filled = np.zeros((layout.groups, layout.outputs, layout.words), np.uint32)
+    filled[:, :outputs, :words] = rows
+    arrays: list[NDArray[Any]] = [np.ascontiguousarray(_ordered(filled, layout))]
+    if layout.counts:
+        counts = np.unpackbits(filled.view(np.uint8), axis=-1).sum(-1, dtype=np.int32)
+        arrays.append(counts.reshape(-1))
+    return arrays
+
+
+def _ordered(filled: NDArray[np.uint32], layout: WeightLayout) -> NDArray[np.uint32]:
+    if not layout.chunk:
+        return filled.reshape(layout.shape)
+    groups, tiles, chunks, tile, chunk = layout.shape
+    return filled.reshape(groups, tiles, tile, chunks, chunk).transpose(0, 1, 3, 2, 4)
