@@ -16,6 +16,7 @@ from xnortvm.schedules.blocks import ANCHORS, anchor_operator
 from xnortvm.schedules.conv_like import schedule_conv_like
 from xnortvm.schedules.cpu_default import schedule as schedule_default
 from xnortvm.schedules.cuda.dispatch import make_kernel
+from xnortvm.schedules.cuda.place import place_weights
 from xnortvm.schedules.decisions import ORIGIN, Decisions, decisions_of
 from xnortvm.schedules.isa import ISAS, Gpu, Isa, isa_of
 from xnortvm.schedules.winograd import schedule_winograd
@@ -120,6 +121,7 @@ def ApplySchedules(target: Target) -> Any:
         for gvar, func in mod.functions.items():
             fresh = isinstance(func, tirx.PrimFunc) and SCHEDULED not in (func.attrs or {})
             functions[gvar] = schedule_function(func, isa, num_threads) if fresh else func
-        return ir.IRModule(functions, attrs=mod.attrs)
+        scheduled = ir.IRModule(functions, attrs=mod.attrs)
+        return place_weights(scheduled) if isinstance(isa, Gpu) else scheduled
 
     return apply

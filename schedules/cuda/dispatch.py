@@ -15,6 +15,7 @@ from typing import Any
 
 from xnortvm._cuda_archs import ARCHES
 from xnortvm.errors import CompileError
+from xnortvm.schedules.cuda import mma
 from xnortvm.schedules.cuda.direct import direct
 from xnortvm.schedules.cuda.epilogue import (
     Anchor,
@@ -51,6 +52,8 @@ class Family:
 
 
 FAMILIES: tuple[Family, ...] = (
+    Family("mma_xor", "mma_b1_xor", mma.takes, mma.make),
+    Family("mma_and", "mma_b1_and", mma.takes, mma.make),
     Family("tile", "", takes, tile),
     Family("direct", "", lambda anchor: True, lambda func, arch: direct(func)),
     Family("fallback", "", lambda anchor: True, fallback),

@@ -1,15 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statements of hand-written CUDA kernels: a thin layer over TVM's IR builder.
 
-A kernel is built by ordinary Python that calls these functions in order; loops that are to be
-unrolled are Python loops. Shared memory is one dynamic buffer of 32-bit words that the kernel lays
-out itself: TVM would merge several buffers without seeing the reads of asynchronous instructions,
-and would cut one down to the part that ordinary accesses touch.
+A kernel is built by ordinary Python that calls these functions in order. Loops over registers are
+left to the CUDA compiler to unroll (`unroll`): TVM's passes take long for what is unrolled already.
+Shared memory is one dynamic buffer of 32-bit words that the kernel lays out itself: TVM would merge
+several buffers without seeing the reads of asynchronous instructions, and would cut one down to the
+part that ordinary accesses touch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +18,7 @@ from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from xnortvm._tvm import tirx
+from xnortvm.schedules.cuda.builder import IS_SCHEDULED
 
 FULL_WARP = 0xFFFFFFFF
 
@@ -79,7 +81,7 @@ def barrier() -> None:
     T.evaluate(T.cuda.cta_sync())
 
 
-def shuffle_xor(register: Any, index: int, other: int, bits: int) -> None:
+def shuffle_xor(register: Any, index: Any, other: Any, bits: int) -> None:
     """Set ``register[other]`` to ``register[index]`` of the lane whose number differs in `bits`."""
     args = u32(bits), u32(31), u32(FULL_WARP)
     ptx("shfl_sync.bfly.b32", register[other], register[index], *args)
@@ -108,6 +110,16 @@ def both(*conditions: Any) -> Any:
     """Return the conjunction; True among them is left out."""
     left = [condition for condition in conditions if condition is not True]
     return True if not left else left[0] if len(left) == 1 else tirx.all(*left)
+
+
+@contextmanager
+def unroll(name: str, extent: int) -> Iterator[Any]:
+    """A loop that the CUDA compiler unrolls, so that its variable may index registers."""
+    if extent == 1:
+        yield i32(0)
+        return
+    with T.unroll(0, extent) as var:
+        yield IRBuilder.name(name, var)
 
 
 @contextmanager
@@ -148,7 +160,7 @@ def build(
     grid: Sequence[int],
     threads: int,
     body: Callable[[list[Any], Any], None],
-    attrs: dict[str, Any],
+    attrs: Mapping[str, Any],
 ) -> Any:
     """Return a PrimFunc of one kernel.
 
@@ -160,29 +172,34 @@ def build(
         Of a block.
     body : callable
         Emits the kernel from its block indices and its thread index.
+    attrs : mapping
+        Of the function; those that keep TVM's own schedules away are added.
     """
-    with IRBuilder() as builder:
-        with T.prim_func(s_tir=True):
-            T.func_name("main")
-            T.func_attr({"tirx.noalias": True, "tirx.is_scheduled": True, **attrs})
-            for param in params:
-                T.arg(str(param.name), param)
-            with T.sblock("root"):
-                T.reads([])
-                T.writes([])
-                frames = [
-                    T.launch_thread(f"blockIdx.{axis}", extent)
-                    for axis, extent in zip("xyz", grid, strict=False)
-                ]
-                frames.append(T.launch_thread("threadIdx.x", threads))
-                _nested(frames, [], body)
-    return builder.get()
+    with IRBuilder() as builder, T.prim_func(private=True, s_tir=True):
+        T.func_name("main")
+        kept = {key: value for key, value in attrs.items() if key != "global_symbol"}
+        T.func_attr({**kept, "tirx.noalias": True, IS_SCHEDULED: True})
+        for param in params:
+            T.arg(str(param.name), param)
+        with T.sblock("root"):
+            T.reads([])
+            T.writes([])
+            frames = [
+                T.launch_thread(f"blockIdx.{axis}", extent)
+                for axis, extent in zip("xyz", grid, strict=False)
+            ]
+            frames.append(T.launch_thread("threadIdx.x", threads))
+            _nested(frames, [], body)
+    symbol = attrs.get("global_symbol")
+    made = builder.get()
+    return made if symbol is None else made.with_attr("global_symbol", symbol)
 
 
 def _nested(frames: list[Any], indices: list[Any], body: Callable[[list[Any], Any], None]) -> None:
     if not frames:
         *blocks, thread = indices
-        body(blocks, thread)
+        with T.attr(i32(0), "pragma_unroll_explicit", tirx.const(0, "bool")):
+            body(blocks, thread)
         return
     with frames[0] as index:
         _nested(frames[1:], [*indices, index], body)

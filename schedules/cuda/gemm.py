@@ -110,49 +110,42 @@ def pixel_of(problem: Problem, row: Any) -> tuple[Any, Any, Any]:
     return image, tirx.floordiv(rest, width), tirx.floormod(rest, width)
 
 
-@dataclass(frozen=True)
-class Row:
-    """Where the window of an output pixel starts.
-
-    Attributes
-    ----------
-    offset : expression
-        Of the first word of its first tap in the activations; may lie outside of them.
-    y, x : expression
-        Input row and column of the first tap; may lie outside the image.
-    """
-
-    offset: Any
-    y: Any
-    x: Any
-
-
 class Window:
     """Finds pieces of K in the activations.
+
+    A row is where the window of an output pixel starts: the offset of the first word of its first
+    tap in the activations, and the input row and column of that tap; all may lie outside.
 
     Parameters
     ----------
     gemm : Gemm
     group : expression
+    count : int
+        Rows that a thread keeps in registers.
     """
 
-    def __init__(self, gemm: Gemm, group: Any) -> None:
+    def __init__(self, gemm: Gemm, group: Any, count: int) -> None:
         self.gemm, self.group = gemm, group
         self.pitch = gemm.problem.groups * gemm.problem.words
         self.padded = any(gemm.problem.padding)
+        self.offset = e.registers("row_offset", count, "int32")
+        if self.padded:
+            self.y = e.registers("row_y", count, "int32")
+            self.x = e.registers("row_x", count, "int32")
 
-    def row(self, name: str, number: Any) -> Row:
-        """Return the start of the window of an output pixel, which has to exist."""
+    def set_row(self, index: Any, number: Any) -> None:
+        """Keep the window of an output pixel, which has to exist."""
         made = self.gemm.problem
         image, y, x = pixel_of(made, number)
         top, left, _, _ = made.padding
-        y0 = e.let(f"{name}_y", y * made.strides[0] - top)
-        x0 = e.let(f"{name}_x", x * made.strides[1] - left)
+        y0, x0 = y * made.strides[0] - top, x * made.strides[1] - left
         pixel = (image * made.height + y0) * made.width + x0
-        offset = pixel * self.pitch + self.group * made.words
-        return Row(e.let(f"{name}_offset", offset), y0, x0)
+        e.store(self.offset, pixel * self.pitch + self.group * made.words, index)
+        if self.padded:
+            e.store(self.y, y0, index)
+            e.store(self.x, x0, index)
 
-    def step(self, name: str, word: Any) -> tuple[Any, Any, Any, Any]:
+    def step(self, word: Any) -> tuple[Any, Any, Any, Any]:
         """Return what a piece of K adds to a row: offset, rows and columns; and its channel word.
 
         `word` is the first word of the piece in K.
@@ -160,17 +153,17 @@ class Window:
         made = self.gemm.problem
         if prod(made.kernel) == 1:
             return word, 0, 0, word
-        tap = e.let(f"{name}_tap", tirx.floordiv(word, made.words))
-        channel = e.let(f"{name}_channel", tirx.floormod(word, made.words))
-        dy = e.let(f"{name}_dy", tirx.floordiv(tap, made.kernel[1]) * made.dilation[0])
-        dx = e.let(f"{name}_dx", tirx.floormod(tap, made.kernel[1]) * made.dilation[1])
-        offset = e.let(f"{name}_step", (dy * made.width + dx) * self.pitch + channel)
+        tap = e.let("tap", tirx.floordiv(word, made.words))
+        channel = e.let("channel", tirx.floormod(word, made.words))
+        dy = e.let("dy", tirx.floordiv(tap, made.kernel[1]) * made.dilation[0])
+        dx = e.let("dx", tirx.floormod(tap, made.kernel[1]) * made.dilation[1])
+        offset = e.let("step", (dy * made.width + dx) * self.pitch + channel)
         return offset, dy, dx, channel
 
-    def inside(self, row: Row, dy: Any, dx: Any) -> Any:
-        """Return whether a tap lies in the image; True where all do."""
+    def inside(self, index: Any, dy: Any, dx: Any) -> Any:
+        """Return whether a tap of a row lies in the image; True where all do."""
         if not self.padded:
             return True
         made = self.gemm.problem
-        y, x = row.y + dy, row.x + dx
+        y, x = e.load(self.y, index) + dy, e.load(self.x, index) + dx
         return tirx.all(y >= 0, y < made.height, x >= 0, x < made.width)

@@ -14,8 +14,10 @@ from typing import Any
 
 from xnortvm._tvm import tirx
 from xnortvm.ops.layout import WORD, words
+from xnortvm.ops.problem import Problem
 from xnortvm.schedules.cuda import emit as e
 from xnortvm.schedules.cuda.epilogue import Epilogue, Output
+from xnortvm.schedules.cuda.gemm import ceil, pixel_of
 
 
 @dataclass(frozen=True)
@@ -45,81 +47,92 @@ class Columns:
     limit: int
     exact: bool
 
-    def local(self, eight: int, half: int) -> Any:
+    def local(self, eight: Any, half: Any) -> Any:
         """Return the channel within the group."""
-        return self.first + self.lane * 2 + (eight * 8 + half)
+        return self.first + self.lane * 2 + eight * 8 + half
 
 
-def store_row(
-    epilogue: Epilogue,
-    columns: Columns,
-    pixel: tuple[Any, Any, Any],
-    exists: Any,
-    count: Callable[[int, int], Any],
-    scratch: Any,
-) -> None:
-    """Store the elements of one row of a warp.
+@dataclass(frozen=True)
+class Sums:
+    """What a warp holds when it is done.
 
-    Parameters
+    Attributes
     ----------
-    pixel : (n, y, x)
-        Of a pixel that exists, also where `exists` is false.
-    exists : expression or True
-        Whether the row is stored.
+    rows : int
+        Rows that a lane holds.
+    row : callable
+        From 0 … rows - 1 to the number of the output pixel.
+    limit : int
+        Output pixels.
+    exact : bool
+        Whether all rows exist.
     count : callable
-        From eight and half to the sum, int32.
-    scratch : buffer
-        2 registers, uint32.
+        From the number of a row, eight and half to the sum, int32.
     """
-    counts = {
-        (eight, half): e.let("count", count(eight, half))
-        for eight in range(columns.eights)
-        for half in range(2)
-    }
-    for output in epilogue.outputs:
-        if output.packed:
-            for word in range(words(columns.eights * 8)):
-                _store_word(output, columns, pixel, exists, counts, word, scratch)
-            continue
-        for (eight, half), value in counts.items():
-            local = columns.local(eight, half)
-            inside = True if columns.exact else local < columns.limit
-            with e.when(e.both(exists, inside)):
-                index = (*pixel, e.let("o", columns.group + local))
-                e.store(output.buffer, output.element(value, index), *_at(output, index))
+
+    rows: int
+    row: Callable[[Any], Any]
+    limit: int
+    exact: bool
+    count: Callable[[Any, Any, Any], Any]
+
+
+def store_sums(problem: Problem, epilogue: Epilogue, columns: Columns, sums: Sums) -> None:
+    """Compute and store the outputs of what a warp holds."""
+    scratch = e.registers("scratch", 2)
+    with e.unroll("r", sums.rows) as r:
+        row = e.let("row", sums.row(r))
+        exists = True if sums.exact else row < sums.limit
+        # Lanes without a row take part in shuffles and read where the last pixel is.
+        clamped = row if sums.exact else e.let("clamped", tirx.min(row, sums.limit - 1))
+        indices = zip(("image", "y", "x"), pixel_of(problem, clamped), strict=True)
+        pixel = tuple(e.let(name, value) for name, value in indices)
+        for output in epilogue.outputs:
+            if output.packed:
+                with e.unroll("word", ceil(columns.eights, 4)) as word:
+                    _store_word(output, columns, sums, (r, word), pixel, exists, scratch)
+            else:
+                _store_elements(output, columns, sums, r, pixel, exists)
+
+
+def _store_elements(
+    output: Output, columns: Columns, sums: Sums, r: Any, pixel: tuple[Any, ...], exists: Any
+) -> None:
+    with e.unroll("eight", columns.eights) as eight, e.unroll("half", 2) as half:
+        local = e.let("local", columns.local(eight, half))
+        inside = True if columns.exact else local < columns.limit
+        with e.when(e.both(exists, inside)):
+            index = (*pixel, e.let("o", columns.group + local))
+            value = output.element(e.let("count", sums.count(r, eight, half)), index)
+            e.store(output.buffer, value, *_at(output, index))
 
 
 def _store_word(
     output: Output,
     columns: Columns,
-    pixel: tuple[Any, Any, Any],
+    sums: Sums,
+    place: tuple[Any, Any],
+    pixel: tuple[Any, ...],
     exists: Any,
-    counts: dict[tuple[int, int], Any],
-    word: int,
     scratch: Any,
 ) -> None:
-    parts: list[Any] = []
-    for eight in range(4 * word, min(4 * word + 4, columns.eights)):
-        for half in range(2):
-            local = columns.local(eight, half)
-            if not columns.exact:
-                local = e.let("local", local)
-            clamped = local if columns.exact else tirx.min(local, columns.limit - 1)
-            index = (*pixel, e.let("o", columns.group + clamped))
-            bit = output.element(counts[eight, half], index)
-            if not columns.exact:
-                bit = tirx.all(bit, local < columns.limit)
-            mask = e.u32(1 << (eight % 4 * 8 + half))
-            parts.append(e.let("bit", tirx.Select(bit, mask, e.u32(0))))
-    joined = parts[0]
-    for part in parts[1:]:
-        joined = joined | part
-    e.store(scratch, joined << e.u32(columns.lane * 2), 0)
+    r, word = place
+    e.store(scratch, e.u32(0), 0)
+    with e.unroll("eight", min(4, columns.eights)) as eight, e.unroll("half", 2) as half:
+        local = e.let("local", columns.local(word * 4 + eight, half))
+        clamped = local if columns.exact else tirx.min(local, columns.limit - 1)
+        index = (*pixel, e.let("o", columns.group + clamped))
+        bit = output.element(e.let("count", sums.count(r, word * 4 + eight, half)), index)
+        if not columns.exact:
+            bit = tirx.all(bit, local < columns.limit)
+        mask = tirx.Select(bit, e.u32(1), e.u32(0)) << e.u32(eight * 8 + half)
+        e.store(scratch, e.load(scratch, 0) | mask, 0)
+    e.store(scratch, e.load(scratch, 0) << e.u32(columns.lane * 2), 0)
     for bits in (1, 2):
         e.shuffle_xor(scratch, 0, 1, bits)
         e.store(scratch, e.load(scratch, 0) | e.load(scratch, 1), 0)
-    number = tirx.floordiv(columns.first, WORD) + word
-    writes = e.both(exists, columns.lane.equal(word % 4))
+    number = e.let("number", tirx.floordiv(columns.first, WORD) + word)
+    writes = e.both(exists, columns.lane.equal(tirx.floormod(word, 4)))
     if not columns.exact:
         writes = e.both(writes, number < words(columns.limit))
     with e.when(writes):

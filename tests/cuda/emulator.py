@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 BUILD = HERE.parents[1] / "build" / "cuda-emulator"
 FLAGS = [
     "-std=c++20",
-    "-O1",
+    "-O0",
     "-w",
     "-fpermissive",
     "-ffp-contract=off",

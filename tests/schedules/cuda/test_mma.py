@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Warp-level tensor-core kernels count exactly, whatever the shape, and are native code."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from tests.cuda.emulator import cuda_target, device_source, has_compiler, lower
+from tests.cuda.machine_code import disassemble, needs_disassembler
+from tests.ops.kernel_cases import EPILOGUES, Conv, bconv2d_case, bdense_case
+from tests.schedules.cuda.kernels import check
+from xnortvm.ops.problem import Problem
+from xnortvm.schedules.cuda import mma
+from xnortvm.schedules.cuda.dispatch import make_kernel
+from xnortvm.schedules.cuda.epilogue import NotElementwiseError, narrowed
+from xnortvm.schedules.cuda.gemm import Gemm
+from xnortvm.schedules.cuda.weights import WeightLayout, prepare
+from xnortvm.schedules.isa import gpu
+
+needs_gxx = pytest.mark.skipif(not has_compiler(), reason="the emulator compiles with g++")
+#: Set by ``make test-cuda``: the whole grid.
+WHOLE = bool(os.environ.get("XNORTVM_CUDA_GRID"))
+
+CONVS = {
+    "zero padding": Conv(128, 64, (5, 6)),
+    "batch of 8, one pixel each": Conv(96, 40, (3, 3), padding=(0, 0, 0, 0), images=8),
+    "stride 2, 2 words": Conv(64, 33, (5, 7), strides=(2, 2), images=2),
+    "dilation, padding by -1": Conv(
+        96, 65, (5, 7), kernel=(2, 3), dilation=(2, 1), padding=(2, 1, 2, 1), pad_value=-1
+    ),
+    "padding by -1, K is no whole stage": Conv(33, 32, (4, 4), pad_value=-1),
+    "groups": Conv(128, 64, (4, 5), groups=2),
+    "groups of odd channels": Conv(64, 80, (3, 4), groups=2),
+    "1x1 with stride": Conv(32, 96, (6, 5), kernel=(1, 1), strides=(2, 1), padding=(0,) * 4),
+    "K = 4608": Conv(512, 32, (3, 3)),
+    "one bit": Conv(1, 8, (4, 4), kernel=(5, 5), padding=(2, 2, 2, 2), pad_value=1),
+    "7x7": Conv(64, 64, (8, 8), kernel=(7, 7), strides=(2, 2), padding=(3, 3, 3, 3)),
+}
+DENSE = {"batch 1": (1, 300, 33), "batch 8, K = 4608": (8, 4608, 64), "17 rows": (17, 65, 10)}
+ARCHES = ("sm_75", "sm_80", "sm_90")
+
+#: Of all combinations: each shape once, so that each architecture and each epilogue has its turn.
+SAMPLED = [
+    (name, EPILOGUES[i % len(EPILOGUES)], ARCHES[i % len(ARCHES)]) for i, name in enumerate(CONVS)
+]
+GRID = [(name, kind, arch) for name in CONVS for kind in EPILOGUES for arch in ARCHES]
+
+
+@needs_gxx
+@pytest.mark.parametrize(("name", "kind", "arch"), GRID if WHOLE else SAMPLED)
+def test_convolutions_are_exact(name: str, kind: str, arch: str) -> None:
+    case = bconv2d_case(CONVS[name], gpu(arch), kind)
+    if "odd channels" in name and kind in ("threshold", "pack", "two outputs"):
+        with pytest.raises(NotElementwiseError, match="do not fill words"):
+            mma.make(narrowed(case.func), arch)
+        return
+    check(case, lambda func: mma.make(func, arch), arch)
+
+
+@needs_gxx
+@pytest.mark.parametrize("arch", ARCHES if WHOLE else ["sm_90"])
+@pytest.mark.parametrize("name", DENSE)
+def test_dense_layers_are_exact(name: str, arch: str) -> None:
+    for kind in EPILOGUES if WHOLE else ["two outputs"]:
+        case = bdense_case(*DENSE[name], gpu(arch), kind)
+        check(case, lambda func: mma.make(func, arch), arch)
+
+
+@needs_gxx
+@pytest.mark.parametrize("tile", mma.TILES if WHOLE else mma.TILES[:1], ids=str)
+@pytest.mark.parametrize("arch", ARCHES if WHOLE else ["sm_90"])
+def test_every_tile_is_exact(tile: mma.Tile, arch: str) -> None:
+    conv = Conv(160, 70, (9, 15), strides=(1, 2), images=2)
+    case = bconv2d_case(conv, gpu(arch), "threshold")
+    check(case, lambda func: mma.make(func, arch, tile=tile), arch)
+
+
+@needs_gxx
+def test_both_operations_of_ampere_are_exact() -> None:
+    case = bconv2d_case(CONVS["stride 2, 2 words"], gpu("sm_80"), "threshold")
+    check(case, lambda func: mma.make(func, "sm_80", form=mma.FORMS["sm_90"]), "sm_80")
+
+
+def test_masked_weights_and_few_channels_are_left_to_cuda_cores() -> None:
+    for conv in (Conv(64, 64, (4, 4), masked=True), Conv(64, 4, (4, 4)), Conv(40, 64, groups=2)):
+        case = bconv2d_case(conv, gpu("sm_80"))
+        assert not make_kernel(case.func, "sm_80")[1].startswith("mma")
+
+
+@pytest.mark.parametrize(
+    ("arch", "family"),
+    [("sm_75", "mma_xor"), ("sm_89", "mma_xor"), ("sm_90", "mma_and"), ("sm_120", "")],
+)
+def test_the_table_chooses_what_is_native(arch: str, family: str) -> None:
+    _, name = make_kernel(bconv2d_case(Conv(64, 64, (4, 4)), gpu(arch)).func, arch)
+    assert name == family if family else not name.startswith("mma")
+
+
+def test_tiles_fit_the_work_and_the_chip() -> None:
+    def tile(images: int, size: int, channels: int) -> tuple[int, int]:
+        problem = Problem(images, size, size, 32, channels)
+        return mma.tile_for(Gemm.of(problem)).block
+
+    assert tile(2, 96, 128) == (128, 128)
+    assert tile(8, 56, 64) == (128, 64)
+    assert tile(1, 3, 32) == (64, 32)
+    assert all(each.stage.size * 4 * each.stages <= 48 << 10 for each in mma.TILES)
+
+
+def test_prepared_weights_hold_the_same_bits() -> None:
+    rng = np.random.default_rng(0)
+    w = rng.integers(0, 2**32, (6, 3, 3, 1), dtype=np.uint32)
+    plain = WeightLayout(1, 2, 4, 12, counts=True)
+    rows, counts = prepare(w, plain)
+    assert rows.shape == plain.shape == (8, 12)
+    np.testing.assert_array_equal(rows.reshape(2, 4, 12)[:, :3, :9], w.reshape(2, 3, 9))
+    assert rows.reshape(2, 4, 12)[:, 3].sum() == 0
+    np.testing.assert_array_equal(counts, np.bitwise_count(rows).sum(-1))
+    chunked = WeightLayout(1, 2, 4, 12, chunk=4, tile=2)
+    (blocks,) = prepare(w, chunked)
+    assert blocks.shape == chunked.shape == (2, 2, 3, 2, 4)
+    np.testing.assert_array_equal(blocks[1, 0, 2, 1], rows[5, 8:12])
+    assert WeightLayout.from_json(chunked.to_json()) == chunked
+    assert json.loads(plain.to_json())["counts"] is True
+
+
+MNEMONIC = {"sm_75": "BMMA.88128.XOR", "sm_80": "BMMA.168256.XOR", "sm_90": "BMMA.168256.AND"}
+
+
+@needs_disassembler
+@pytest.mark.parametrize("arch", [*ARCHES, "sm_86", "sm_89"] if WHOLE else ["sm_90"])
+def test_the_machine_code_is_native(arch: str) -> None:
+    conv = Conv(128, 128, (28, 28))
+    for kind in EPILOGUES if WHOLE else ["threshold"]:
+        func = narrowed(bconv2d_case(conv, gpu(arch), kind).func)
+        for tile in mma.TILES if WHOLE else mma.TILES[1:2]:
+            target = cuda_target(arch)
+            _, device = lower(mma.make(func, arch, tile=tile), target)
+            code, said = disassemble(device_source(device, target), arch)
+            ops = Counter(code)
+            wanted = MNEMONIC[{"sm_86": "sm_80", "sm_89": "sm_80"}.get(arch, arch)]
+            products = sum(count for op, count in ops.items() if op.startswith(wanted))
+            steps = tile.words // mma.STEP * (tile.rows // 16) * (tile.columns // 8)
+            assert products >= steps * (4 if arch == "sm_75" else 1)
+            assert not [op for op in ops if re.match(r"CALL|IMMA|LDL|STL", op)]
+            copies = "LDG.E.128" if arch == "sm_75" else "LDGSTS.E.BYPASS.128"
+            assert any(op.startswith(copies) for op in ops)
+            assert any(op.startswith("LDSM.16.M88.4") for op in ops)
+            assert " 0 bytes spill stores" in said
