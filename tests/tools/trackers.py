@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -22,17 +22,26 @@ HERE = "127.0.0.1"
 class Process:
     """A process and what it starts."""
 
-    def __init__(self, command: Sequence[object], log: Path) -> None:
-        self.log = log
+    def __init__(self, command: Sequence[object], log: Path, port: int) -> None:
+        self.log, self.port = log, port
         with log.open("wb") as out:
             self.started = subprocess.Popen(
                 list(map(str, command)), stdout=out, stderr=out, start_new_session=True
             )
 
+    @property
+    def address(self) -> str:
+        """As records name it."""
+        return f"{HERE}:{self.port}"
+
+    def send(self, number: int) -> None:
+        """Send a signal to all of it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.started.pid, number)
+
     def kill(self) -> None:
         """End all of it at once, as a board does that loses power."""
-        with suppress(ProcessLookupError):
-            os.killpg(self.started.pid, signal.SIGKILL)
+        self.send(signal.SIGKILL)
         self.started.wait()
 
 
@@ -42,7 +51,7 @@ class Tracker:
     def __init__(self, folder: Path) -> None:
         self.folder, self.port, self.processes = folder, free_port(), []
         self.start("tracker", [sys.executable, "-m", "tvm.exec.rpc_tracker"], self.port)
-        self._wait(lambda: socket.create_connection((HERE, self.port), 1).close())
+        self._wait(self._listens)
 
     @property
     def address(self) -> str:
@@ -52,32 +61,39 @@ class Tracker:
     def start(self, name: str, command: Sequence[object], port: int, *options: object) -> Process:
         """Start a process that listens on one port."""
         where = ("--host", HERE, "--port", port, "--port-end", port + 1)
-        process = Process([*command, *where, *options], self.folder / f"{name}.log")
+        log = self.folder / f"{name}-{port}.log"
+        process = Process([*command, *where, *options], log, port)
         self.processes.append(process)
         return process
 
     def serve(self, key: str, command: Sequence[object] = (), *options: object) -> Process:
         """Start a server and wait until it has registered."""
+        before = self.free(key)
         command = command or [sys.executable, "-m", "tvm.exec.rpc_server"]
         options = ("--tracker", self.address, "--key", key, *options)
         process = self.start(key, command, free_port(), *options)
-        self._wait(lambda: self._registered(key))
+        self._wait(lambda: self.free(key) > before)
         return process
 
-    def _registered(self, key: str) -> None:
+    def free(self, key: str) -> int:
+        """Return how many boards of a key nobody uses."""
         client = rpc.connect_tracker(HERE, self.port)
         try:
-            if not client.summary()["queue_info"].get(key, {}).get("free"):
-                raise OSError("not yet")
+            return int(client.summary()["queue_info"].get(key, {}).get("free", 0))
         finally:
             client.close()
 
-    def _wait(self, condition: object, seconds: float = 90) -> None:
+    def _listens(self) -> bool:
+        socket.create_connection((HERE, self.port), 1).close()
+        return True
+
+    def _wait(self, condition: Callable[[], bool], seconds: float = 90) -> None:
         end = time.monotonic() + seconds
         while True:
             try:
-                condition()  # type: ignore[operator]
-                return
+                if condition():
+                    return
+                raise OSError("not yet")
             except OSError:
                 if time.monotonic() > end:
                     logs = [p.log.read_text(errors="replace")[-500:] for p in self.processes]

@@ -19,6 +19,8 @@ from xnortvm.errors import XnortvmError
 
 #: Seconds that a worker may take to import the compiler, on a slow board as well.
 START_SECONDS = 180.0
+#: How processes end that somebody else ended.
+_FROM_OUTSIDE = frozenset({-signal.SIGKILL, -signal.SIGTERM})
 #: Seconds for which an answer is waited for at a time.
 _SLICE_SECONDS = 1.0
 MODULE = "xnortvm.tuning.worker"
@@ -48,8 +50,20 @@ class Worker:
         self._rest = b""
         self.starts = 0
 
-    def ask(self, message: dict[str, Any], timeout: float) -> dict[str, Any]:
-        """Return the answer to a message; ``{"failure": …}`` when the process crashed or hung."""
+    def ask(self, message: dict[str, Any], timeout: float, tries: int = 1) -> dict[str, Any]:
+        """Return the answer to a message; ``{"failure": …}`` when the process crashed or hung.
+
+        A process that was ended from outside, by `kill` or for want of memory, is asked again as
+        often as `tries` says: that is not the candidate's fault.
+        """
+        while True:
+            tries -= 1
+            answer, code = self._ask(message, timeout)
+            if code not in _FROM_OUTSIDE or tries < 1:
+                return answer
+
+    def _ask(self, message: dict[str, Any], timeout: float) -> tuple[dict[str, Any], int | None]:
+        """Return the answer, and how the process ended if it did."""
         try:
             process = self._started()
             assert process.stdin is not None
@@ -63,13 +77,12 @@ class Worker:
             raise
         if answer is None:
             self.close()
-            return {"failure": f"timeout: no answer within {timeout:g} s"}
+            return {"failure": f"timeout: no answer within {timeout:g} s"}, None
         if not answer:
             code = self._process.wait() if self._process else None
             self.close()
-            return {"failure": f"crash: {_ending(code)}"}
-        found: dict[str, Any] = json.loads(answer)
-        return found
+            return {"failure": f"crash: {_ending(code)}"}, code
+        return json.loads(answer), None
 
     def kill(self) -> None:
         """End the process from another thread: a question that waits is answered as a crash."""
@@ -90,27 +103,39 @@ class Worker:
     def _started(self) -> subprocess.Popen[bytes]:
         if self._process is not None:
             return self._process
-        environment = dict(os.environ) | {
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "XNORTVM_WORKER_CORES": json.dumps(self._cores),
-        }
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", self._module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=environment,
-            start_new_session=True,  # Ctrl-C is for the tuner
-        )
-        self.starts += 1
-        if not self._line(START_SECONDS):
-            code = self._process.poll()
-            self.close()
+        if (code := self._start()) in _FROM_OUTSIDE:
+            code = self._start()
+        if self._process is None:
             raise WorkerError(
                 f"a tuning worker could not be started ({_ending(code)}); run "
                 f"`{sys.executable} -m {self._module} < /dev/null` to see why"
             )
         return self._process
+
+    def _start(self) -> int | None:
+        """Start the process; when it does not come up, say how it ended."""
+        environment = dict(os.environ) | {
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "XNORTVM_WORKER_CORES": json.dumps(self._cores),
+        }
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", self._module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,  # Ctrl-C is for the tuner
+            )
+        except OSError as error:
+            raise WorkerError(f"a tuning worker could not be started: {error}") from error
+        self.starts += 1
+        ready = self._line(START_SECONDS)
+        if ready:
+            return None
+        code = self._process.wait() if ready == b"" else None
+        self.close()
+        return code
 
     def _line(self, timeout: float) -> bytes | None:
         """Return one line, empty when the process ended, None when the time is over."""
@@ -166,7 +191,7 @@ class Pool:
         def one(message: dict[str, Any]) -> dict[str, Any]:
             worker = self._free.get()
             try:
-                return worker.ask(message, timeout)
+                return worker.ask(message, timeout, tries=2)
             finally:
                 self._free.put(worker)
 

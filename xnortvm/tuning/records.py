@@ -216,6 +216,17 @@ class Records:
     def __iter__(self) -> Iterator[Record]:
         return iter(self.records)
 
+    def check(self) -> None:
+        """Look that the first file can be written, before anything is measured for it.
+
+        Raises
+        ------
+        OutputError
+            When it cannot.
+        """
+        if self.paths:
+            append_line(self.paths[0], "")
+
     def append(self, record: Record) -> None:
         """Add a record, in the first file at once.
 
@@ -282,6 +293,8 @@ def _format_of(line: str) -> Any:
 def append_line(path: Path, line: str) -> None:
     """Append one line to a file, whole or not at all, whoever else appends at the same time.
 
+    An empty line only looks whether that can be done.
+
     Raises
     ------
     OutputError
@@ -291,6 +304,8 @@ def append_line(path: Path, line: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path) as descriptor:
             size = os.fstat(descriptor).st_size
+            if not line:
+                return
             text = line.encode() + b"\n"
             if size and os.pread(descriptor, 1, size - 1) != b"\n":
                 text = b"\n" + text  # the last writer was killed: its half line stays alone

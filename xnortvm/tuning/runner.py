@@ -182,8 +182,6 @@ class LocalRunner(Runner):
         if rule not in self._expected:
             found = self.time(rule)
             if found.failure:
-                found = self.time(rule)  # the process may have been ended by somebody else
-            if found.failure:
                 raise RuleError(found.failure)
             self._expected[rule] = found.digest
         for each in batch:
@@ -192,7 +190,7 @@ class LocalRunner(Runner):
     def time(self, folder: Path, expected: str = "") -> Measured:
         """Time what was built in one folder."""
         message = {"command": "measure", "folder": str(folder), "threads": self._threads}
-        answer = self._worker.ask(message, self._timeout)
+        answer = self._worker.ask(message, self._timeout, tries=2)
         return Measured(**answer, expected=expected, where=self._where)
 
     def race(self, folders: Sequence[Path], turns: int) -> Race:
@@ -203,7 +201,7 @@ class LocalRunner(Runner):
             "threads": self._threads,
             "turns": turns,
         }
-        return Race(**self._worker.ask(message, self._timeout * 2), where=self._where)
+        return Race(**self._worker.ask(message, self._timeout * 2, tries=2), where=self._where)
 
     def close(self) -> None:
         """End the process."""

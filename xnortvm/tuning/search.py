@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
-from xnortvm.errors import CompileError
+from xnortvm.errors import CompileError, OutputError
 from xnortvm.schedules.decisions import Decisions
 from xnortvm.schedules.isa import isa_of
 from xnortvm.target import Target
@@ -39,6 +39,14 @@ from xnortvm.tuning.work import work_of
 BATCH, FINALISTS, TURNS = 8, 3, 15
 #: A candidate takes the rule's place when it is at least so much faster in the median turn.
 LEAST_GAIN = 1.01
+#: What failures say that are the disk's and no candidate's.
+_NO_SPACE = (
+    "No space left on device",
+    "Disk quota exceeded",
+    "File size limit exceeded",
+    "File too large",
+    "Read-only file system",
+)
 
 _log = logging.getLogger("xnortvm.tuning")
 
@@ -142,6 +150,7 @@ class Search:
 
     def run(self) -> Summary:
         """Search until every task has its trials, the time is over, or Ctrl-C."""
+        self.records.check()
         options = self.options
         builders = options.builders or len(os.sched_getaffinity(0))
         with (
@@ -271,6 +280,12 @@ class Search:
             for decisions in missing
         ]
         answers = dict(zip(missing, pool.build(messages, self.options.timeout), strict=True))
+        for answer in answers.values():
+            if any(sign in answer.get("failure", "") for sign in _NO_SPACE):
+                raise OutputError(
+                    f"candidates cannot be built in {state.folder.parent} ({answer['failure']}); "
+                    "free space there, or name another folder in the variable TMPDIR"
+                )
         state.built |= {each for each, answer in answers.items() if "failure" not in answer}
         return {
             each: Measured(failure=answer["failure"], where=cpu_name())
