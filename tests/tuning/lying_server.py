@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TVM's RPC server on a board that is broken: `python lying_server.py --lie clock|outputs …`.
+"""TVM's RPC server on a board that is broken: `python lying_server.py --lie clock|outputs|moods …`.
 
-All is TVM's own but one function of its session: the clock of the one has stopped, the other loads
-a library that computes nothing for all but the first that it is sent.
+All is TVM's own but one function of its session: the clock of the one has stopped, the others load
+a library that computes nothing.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import struct
+from pathlib import Path
 
 STOPPED = struct.pack("d", float("nan"))
 
@@ -24,19 +25,29 @@ def clock() -> None:
 
 
 def outputs() -> None:
-    """Load a library that writes nothing, from the second on."""
+    """Load a library that writes nothing for all but the rule's, which is sent first."""
+    _loads(lambda path, first: Path(path).read_bytes() == first)
+
+
+def moods() -> None:
+    """Load a library that writes nothing from the second on, though it were the rule's again."""
+    _loads(lambda path, _: os.path.basename(path) == "1.so")
+
+
+def _loads(is_right) -> None:
     from tvm.rpc import server
 
-    real = server._load_module
+    real, first = server._load_module, []
 
     def load(path):
-        first = os.path.basename(path) == "1.so"
-        return real(path if first else os.environ["WRONG_LIBRARY"])
+        if not first:
+            first.append(Path(path).read_bytes())
+        return real(path if is_right(path, first[0]) else os.environ["WRONG_LIBRARY"])
 
     server._load_module = load
 
 
-LIES = {"clock": clock, "outputs": outputs}
+LIES = {"clock": clock, "outputs": outputs, "moods": moods}
 
 
 def main() -> None:
@@ -50,7 +61,8 @@ def main() -> None:
 
     host, port = given.pop("tracker").split(":")
     lie = LIES[given.pop("lie")]
-    rpc.Server(**given, tracker_addr=(host, int(port)), server_init_callback=lie).proc.join()
+    server = rpc.Server(**given, tracker_addr=(host, int(port)), server_init_callback=lie)
+    server.proc.join()
 
 
 if __name__ == "__main__":

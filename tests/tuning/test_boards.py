@@ -131,11 +131,18 @@ def test_a_board_whose_clock_stopped_is_dropped(tracker, built, caplog) -> None:
     assert "is dropped: it says that a call took nan s; 0 left" in line
 
 
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ("outputs", "another board computes what it does not"),
+        ("moods", "the same kernel gives other outputs each time"),
+    ],
+)
 def test_a_board_that_computes_what_no_other_does_is_dropped(
-    tracker, pair, built, caplog, monkeypatch
+    tracker, pair, built, caplog, monkeypatch, lie: str, reason: str
 ) -> None:
     monkeypatch.setenv("WRONG_LIBRARY", str(faulty(built[0], "wrong") / "kernel.so"))
-    lying = tracker.serve("pair", LYING, "--lie", "outputs")
+    lying = tracker.serve("pair", LYING, "--lie", lie)
     try:
         with runner(tracker, "pair") as run:
             while not caplog.records:
@@ -145,7 +152,7 @@ def test_a_board_that_computes_what_no_other_does_is_dropped(
     finally:
         lying.kill()
     (line,) = caplog.messages
-    assert line.startswith(f"the board pair at {lying.address} is dropped: another board computes")
+    assert line == f"the board pair at {lying.address} is dropped: {reason}; 2 left"
 
 
 def test_a_board_that_is_lost_costs_its_candidate_and_the_last_one_ends_the_run(

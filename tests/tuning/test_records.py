@@ -3,10 +3,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -150,14 +153,39 @@ def test_a_place_that_cannot_be_written_is_said(tmp_path: Path) -> None:
         append_line(tmp_path / "file" / "r.jsonl", "{}")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_file_is_said_and_still_read(tmp_path: Path) -> None:
+def test_a_read_only_file_is_said_and_still_read() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "r.jsonl")
+        written(path, record())
+        path.chmod(0o444)
+        Path(folder).chmod(0o755)
+        with _unprivileged():
+            with pytest.raises(OutputError, match=r"Permission denied.* name another file"):
+                Records(path).check()
+            with pytest.raises(OutputError, match="Permission denied"):
+                append_line(path, "{}")
+            assert len(Records(path)) == 1
+
+
+@contextlib.contextmanager
+def _unprivileged() -> Iterator[None]:
+    """Be somebody for whom permissions count: root may write everywhere."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def test_looking_whether_a_file_can_be_written_changes_nothing(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
     written(path, record())
-    path.chmod(0o444)
-    with pytest.raises(OutputError, match="Permission denied"):
-        append_line(path, "{}")
-    assert len(Records(path)) == 1
+    before = path.read_bytes()
+    Records(path).check()
+    assert path.read_bytes() == before
 
 
 def test_a_folder_holds_one_file_for_each_cpu(tmp_path: Path) -> None:

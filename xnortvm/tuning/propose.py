@@ -100,7 +100,7 @@ def propose(
     measured : mapping
         Microseconds, None for candidates that failed.
     seed : str
-        The same space, log and seed give the same candidates.
+        The same space, log and seed give the same candidates, in whatever order it was measured.
     early : sequence of Decisions
         Members of the space that come right after the rule's.
     strategy : str or Rank
@@ -109,6 +109,7 @@ def propose(
     left = [each for each in legal if each not in measured]
     if not left or count < 1:
         return []
+    measured = {each: measured[each] for each in legal if each in measured}
     chance = random.Random(f"{seed} {len(measured)}")
     chosen = [left[0]] if left[0] == legal[0] else []
     chosen += [each for each in dict.fromkeys(early) if each in left and each not in chosen]

@@ -39,14 +39,8 @@ from xnortvm.tuning.work import work_of
 BATCH, FINALISTS, TURNS = 8, 3, 15
 #: A candidate takes the rule's place when it is at least so much faster in the median turn.
 LEAST_GAIN = 1.01
-#: What failures say that are the disk's and no candidate's.
-_NO_SPACE = (
-    "No space left on device",
-    "Disk quota exceeded",
-    "File size limit exceeded",
-    "File too large",
-    "Read-only file system",
-)
+#: What has to fit on the disk where candidates are built, if one that failed is to be blamed.
+_SPACE = 1 << 20
 
 _log = logging.getLogger("xnortvm.tuning")
 
@@ -197,8 +191,11 @@ class Search:
             measured = {each: record for each, record in known.items() if each in space.legal}
             early = worth_trying(space.legal, neighbours(task.key, best))
             state = State(task, space, folder / str(number), measured, early)
-            state.folder.mkdir()
-            (state.folder / "task.json").write_bytes(task_to_bytes(task))
+            try:
+                state.folder.mkdir()
+                (state.folder / "task.json").write_bytes(task_to_bytes(task))
+            except OSError as error:
+                raise _no_space(folder, str(error)) from error
             self.states.append(state)
 
     def wanted(self, state: State) -> int:
@@ -280,12 +277,8 @@ class Search:
             for decisions in missing
         ]
         answers = dict(zip(missing, pool.build(messages, self.options.timeout), strict=True))
-        for answer in answers.values():
-            if any(sign in answer.get("failure", "") for sign in _NO_SPACE):
-                raise OutputError(
-                    f"candidates cannot be built in {state.folder.parent} ({answer['failure']}); "
-                    "free space there, or name another folder in the variable TMPDIR"
-                )
+        if any("failure" in answer for answer in answers.values()):
+            _look_for_space(state.folder.parent)
         state.built |= {each for each, answer in answers.items() if "failure" not in answer}
         return {
             each: Measured(failure=answer["failure"], where=cpu_name())
@@ -364,3 +357,20 @@ class Search:
             self.summary.rows.append(row)
         self.summary.rows.sort(key=lambda row: -(row.rule_us or 0.0) * len(row.layers))
         self.summary.seconds = round(self.elapsed, 1)
+
+
+def _look_for_space(folder: Path) -> None:
+    """Refuse to go on where the disk is full: LLVM ends the process then without a word."""
+    probe = folder / "space"
+    try:
+        probe.write_bytes(bytes(_SPACE))
+        probe.unlink()
+    except OSError as error:
+        raise _no_space(folder, str(error)) from error
+
+
+def _no_space(folder: Path, why: str) -> OutputError:
+    return OutputError(
+        f"candidates cannot be built in {folder} ({why}); free space there, or name another folder "
+        "in the variable TMPDIR"
+    )
