@@ -148,7 +148,6 @@ def test_a_board_that_computes_what_no_other_does_is_dropped(
             while not caplog.records:
                 found = measured(run, built, built * 4)
                 assert [each.failure for each in found] == [""] * 12
-                assert places(found) <= names(*pair)
     finally:
         lying.kill()
     (line,) = caplog.messages
