@@ -166,10 +166,23 @@ def _compiler(args: argparse.Namespace) -> Iterator[Finding]:
 
 
 def _gpu(args: argparse.Namespace) -> Iterator[Finding]:
-    from xnortvm._tvm import cuda_capability
+    """Look for what compiling for CUDA needs, and for what running does."""
+    from xnortvm.errors import MissingDependencyError
+    from xnortvm.runtime.cuda_compiler import find_cuda_compiler
+    from xnortvm.runtime.cuda_driver import capability, has_driver
 
-    here = cuda_capability()
-    found = "compute capability {}.{}".format(*here) if here else "no CUDA device"
+    try:
+        compiler = find_cuda_compiler()
+        found = " ".join(filter(None, (compiler.name, compiler.version, compiler.path)))
+        yield Finding("CUDA compiler", OK, found)
+    except MissingDependencyError as error:
+        yield Finding("CUDA compiler", NOTE, str(error))
+    if not has_driver():
+        without = "no NVIDIA driver: models compile for CUDA here, and run on other machines"
+        yield Finding("GPU", NOTE, without)
+        return
+    here = capability()
+    found = "compute capability {}.{}".format(*here) if here else "a driver, but no CUDA device"
     yield Finding("GPU", OK if here else NOTE, found)
 
 

@@ -16,13 +16,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--cpus", action="store_true", help="list the names that -mcpu= accepts instead"
     )
+    parser.add_argument(
+        "--cuda",
+        action="store_true",
+        help="list the architectures that -arch= accepts, and their binary instructions",
+    )
     parser.add_argument("--triple", help="with --cpus: only those of one triple")
 
 
 def run(args: argparse.Namespace) -> Outcome:
     """Print the list, or one target."""
-    from xnortvm.target import cpus, resolve, targets
+    from xnortvm.target import ARCHES, cpus, resolve, targets
 
+    if args.cuda:
+        cells = [
+            (name, arch.generation, arch.chips, " ".join(sorted(arch.features)))
+            for name, arch in ARCHES.items()
+        ]
+        text = table(["arch", "generation", "chips", "binary instructions"], cells)
+        return Outcome(text, {name: arch.to_json() for name, arch in ARCHES.items()})
     if args.cpus:
         names = cpus(args.triple)
         return Outcome("\n".join(names), names)

@@ -24,9 +24,15 @@ from xnortvm.schedules.cuda.epilogue import (
     read_anchor,
 )
 from xnortvm.schedules.cuda.fallback import fallback
-from xnortvm.schedules.cuda.tile import takes, tile
+from xnortvm.schedules.cuda.gemv import gemv
+from xnortvm.schedules.cuda.gemv import takes as takes_gemv
+from xnortvm.schedules.cuda.tile import takes as takes_tile
+from xnortvm.schedules.cuda.tile import tile
 
 log = logging.getLogger("xnortvm")
+
+#: Attribute of a function: the names of its layers in the user's model.
+LAYER = "xnortvm.layer"
 
 
 @dataclass(frozen=True)
@@ -52,9 +58,10 @@ class Family:
 
 
 FAMILIES: tuple[Family, ...] = (
+    Family("gemv", "", takes_gemv, gemv),
     Family("mma_xor", "mma_b1_xor", mma.takes, mma.make),
     Family("mma_and", "mma_b1_and", mma.takes, mma.make),
-    Family("tile", "", takes, tile),
+    Family("tile", "", takes_tile, tile),
     Family("direct", "", lambda anchor: True, lambda func, arch: direct(func)),
     Family("fallback", "", lambda anchor: True, fallback),
 )
@@ -90,9 +97,15 @@ def make_kernel(func: Any, arch: str) -> tuple[Any, str]:
         anchor = read_anchor(func)
     except NotElementwiseError:
         anchor = None
+    why = ""
     for family in families_for(anchor, arch):
         try:
             return family.make(func, arch), family.name
         except NotElementwiseError as error:
+            why = str(error)
             log.debug("%s does not apply: %s", family.name, error)
-    raise CompileError(f"no kernel for {arch} computes this function")
+    layers = ", ".join(map(str, (func.attrs or {}).get(LAYER, []))) or "an operator"
+    raise CompileError(
+        f"no kernel for {arch} computes {layers}: {why}; compile the model for a CPU, or compute "
+        "this part outside of it"
+    )

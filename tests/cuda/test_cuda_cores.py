@@ -20,8 +20,10 @@ from tests.ops.kernel_cases import (
     dense_case,
     sampled,
 )
-from xnortvm.schedules.cuda.dispatch import FAMILIES
-from xnortvm.schedules.cuda.epilogue import narrowed
+from xnortvm._tvm import tirx
+from xnortvm.errors import CompileError
+from xnortvm.schedules.cuda.dispatch import FAMILIES, families_for, make_kernel
+from xnortvm.schedules.cuda.epilogue import narrowed, read_anchor
 from xnortvm.schedules.cuda.tile import Tile, tile
 from xnortvm.schedules.isa import gpu
 
@@ -77,11 +79,34 @@ def test_dense_layers_are_exact(family) -> None:
     check(bdense_case(1, 4608, 40, GPU, "threshold"), family)
 
 
+def test_dense_layers_of_few_rows_are_exact() -> None:
+    check(bdense_case(3, 65, 33, GPU, "two outputs", masked=True), "gemv")
+    check(bdense_case(1, 4608, 40, GPU, "threshold"), "gemv")
+    check(dense_case((2,), 30, 70, GPU), "gemv")
+    conv = Conv(96, 40, (1, 1), (1, 1), padding=(0, 0, 0, 0), images=2)
+    check(bconv2d_case(conv, GPU, "pack"), "gemv")
+
+
 @pytest.mark.parametrize("family", ["tile", "direct"])
 def test_float_layers_are_exact_on_small_integers(family) -> None:
     check(conv2d_case(Conv(3, 40, (9, 9), (7, 7), (2, 2), (3, 3, 3, 3)), GPU, "pack"), family)
     check(conv2d_case(Conv(20, 130, (5, 5), (1, 1), padding=(0, 0, 0, 0)), GPU), family)
     check(dense_case((2,), 30, 70, GPU), family)
+
+
+def test_the_table_chooses_by_shape() -> None:
+    def first(case: Case) -> str:
+        return families_for(read_anchor(case.func), ARCH)[0].name
+
+    assert first(bdense_case(1, 64, 32, GPU)) == "gemv"
+    assert first(bconv2d_case(Conv(64, 64, groups=2), GPU)) == "direct"
+
+
+def test_a_function_without_a_kernel_is_refused_by_its_layer() -> None:
+    func = dense_case((2,), 30, 70, GPU).func.with_attr("xnortvm.layer", ["head.scatter"])
+    loops = func.with_body(tirx.Evaluate(tirx.const(0, "int32")))
+    with pytest.raises(CompileError, match=r"no kernel for sm_80 computes head\.scatter: .*CPU"):
+        make_kernel(loops, ARCH)
 
 
 def test_float_layers_of_other_forms_are_exact() -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from xnortvm import _tvm
 from xnortvm import target as target_module
-from xnortvm.errors import VersionError
+from xnortvm.errors import MissingDependencyError, VersionError
 from xnortvm.tools import doctor_cmd
 from xnortvm.tools.doctor_cmd import FAILURE, NOTE, OK, WARNING, Finding
 
@@ -140,3 +140,16 @@ def test_the_programs_that_model_arm_cores_are_named(monkeypatch):
     monkeypatch.setattr(needs, "find_models", lambda: needs.Models("mca", "mc", "19.1.7"))
     (finding,) = findings("models of ARM cores")
     assert (finding.status, finding.detail) == (OK, "qemu 7.2, llvm-mca 19.1.7")
+
+
+def test_what_cuda_needs_is_looked_for(monkeypatch: pytest.MonkeyPatch):
+    from xnortvm.runtime import cuda_compiler, cuda_driver
+
+    def lacking():
+        raise MissingDependencyError("no nvcc here")
+
+    monkeypatch.setattr(cuda_compiler, "find_cuda_compiler", lacking)
+    monkeypatch.setattr(cuda_driver, "has_driver", lambda: False)
+    compiler, gpu = findings("GPU")
+    assert compiler.detail == "no nvcc here"
+    assert "no NVIDIA driver: models compile for CUDA here" in gpu.detail

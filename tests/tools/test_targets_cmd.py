@@ -23,3 +23,10 @@ def test_a_target_is_shown_with_what_it_resolves_to(cli):
 def test_cpus_are_listed(cli):
     assert "cortex-a72\n" in cli("targets", "--cpus").out
     assert "cortex-a72" not in cli("targets", "--cpus", "--triple", "x86_64", "--json").data
+
+
+def test_cuda_architectures_are_listed_with_what_they_have(cli):
+    rows = cli("targets", "--cuda", "--json").data
+    assert "wgmma_b1_and" in rows["sm_90a"]["features"]
+    assert rows["sm_120"]["features"] == ["dp4a", "popc"]
+    assert "Blackwell" in cli("targets", "--cuda").out
