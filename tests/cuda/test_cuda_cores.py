@@ -95,11 +95,13 @@ def test_float_layers_are_exact_on_small_integers(family) -> None:
 
 
 def test_the_table_chooses_by_shape() -> None:
-    def first(case: Case) -> str:
-        return families_for(read_anchor(case.func), ARCH)[0].name
+    def first(case: Case, arch: str) -> str:
+        return families_for(read_anchor(case.func), arch)[0].name
 
-    assert first(bdense_case(1, 64, 32, GPU)) == "gemv"
-    assert first(bconv2d_case(Conv(64, 64, groups=2), GPU)) == "direct"
+    assert first(bdense_case(1, 64, 32, GPU), "sm_90a") == "gemv"
+    assert first(bconv2d_case(Conv(), GPU), "sm_120") == "tile"
+    assert first(bconv2d_case(Conv(24, 24, groups=24), GPU), "sm_120") == "direct"
+    assert first(conv2d_case(Conv(), GPU), "sm_90a") == "tile"
 
 
 def test_a_function_without_a_kernel_is_refused_by_its_layer() -> None:
