@@ -19,7 +19,7 @@ SOURCES := xnortvm schedules models tools tests examples
 # says how that works), so it is shown a folder of links in which they lie where they are imported.
 TYPES   := build/types
 
-.PHONY: help demo test test-avx512 test-cuda test-arm test-arm-deploy fuzz fuzz-ci coverage lint format bench bench-check bench-record figures clean
+.PHONY: help demo test test-avx512 test-cuda test-arm test-arm-deploy fuzz fuzz-ci coverage lint format bench bench-check bench-record gpu-bundle figures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +36,7 @@ help:
 	@echo "make bench   per-layer speed of the packed kernels on this machine"
 	@echo "make bench-check   compare the instruction counts of the kernels with the record"
 	@echo "make bench-record  record them, when a change is meant"
+	@echo "make gpu-bundle  a folder that a machine with a GPU runs: checks, ceilings, times (docs/cuda.md)"
 	@echo "make figures measure the figures in README and docs again"
 	@echo "make clean   remove everything that make made"
 
@@ -77,6 +78,10 @@ bench-check: $(VENV)/.ready-dev
 
 bench-record: $(VENV)/.ready-dev
 	$(BIN)/python -m xnortvm.tools.bench_check --record $(ARGS)
+
+# Needs nvcc, and no GPU; the folder is build/gpu-bundle, to be run there with: bash run.sh
+gpu-bundle: $(VENV)/.ready-dev
+	$(BIN)/python -m xnortvm.tools.gpu_bundle $(ARGS)
 
 figures: $(VENV)/.ready-dev
 	$(BIN)/python -m xnortvm.tools.figures $(ARGS)

@@ -9,7 +9,9 @@ in the column of the schedule.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,14 +69,28 @@ FAMILIES: tuple[Family, ...] = (
 )
 
 
+_LEFT_OUT: ContextVar[frozenset[str]] = ContextVar("families left out", default=frozenset())
+
+
 def families_for(anchor: Anchor | None, arch: str) -> list[Family]:
     """Return the families that an architecture has for a shape, the fastest first."""
     features = ARCHES[arch].features
     return [
         family
         for family in FAMILIES
+        if family.name not in _LEFT_OUT.get()
         if (not family.needs or family.needs in features) and family.takes(anchor)
     ]
+
+
+@contextmanager
+def without(names: Iterable[str]) -> Iterator[None]:
+    """Compile without some families, to check and to time those that come after them."""
+    token = _LEFT_OUT.set(_LEFT_OUT.get().union(names))
+    try:
+        yield
+    finally:
+        _LEFT_OUT.reset(token)
 
 
 def make_kernel(func: Any, arch: str) -> tuple[Any, str]:

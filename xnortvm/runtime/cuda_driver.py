@@ -150,16 +150,17 @@ def _load() -> None:
 
 @functools.cache
 def _find_cudart() -> bool:
+    return _open(CUDART) or any(_open(str(path)) for path in cudart_files())
+
+
+def cudart_files() -> list[Path]:
+    """Return the files of CUDA's runtime library in the places where it is installed."""
     roots = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
-    patterns = [CUDART]
-    patterns += [f"{root}/{folder}/{CUDART}" for root in roots for folder in ("lib64", "lib")]
+    patterns = [f"{root}/{folder}/{CUDART}" for root in roots for folder in ("lib64", "lib")]
     patterns += [f"{entry}/nvidia/*/lib/{CUDART}" for entry in sys.path if entry]
     patterns += [f"/usr/local/cuda*/lib64/{CUDART}", f"/usr/local/cuda*/targets/*/lib/{CUDART}"]
-    for pattern in patterns:
-        found = sorted(glob.glob(pattern), reverse=True) if "*" in pattern else [pattern]
-        if any(_open(name) for name in found):
-            return True
-    return False
+    patterns += [f"/usr/local/cuda*/lib/{CUDART}"]
+    return [Path(name) for pattern in patterns for name in sorted(glob.glob(pattern), reverse=True)]
 
 
 def _open(library: str) -> bool:

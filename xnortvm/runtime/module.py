@@ -19,7 +19,7 @@ from xnortvm.runtime import trace as tracing
 from xnortvm.runtime.cuda_driver import device_failure
 from xnortvm.runtime.elf import glibc_of
 from xnortvm.runtime.host import Machine, check_gpu, check_host, machine_of
-from xnortvm.runtime.interface import Interface, TensorSpec
+from xnortvm.runtime.interface import Interface, Kernel, TensorSpec
 from xnortvm.runtime.library import runnable
 from xnortvm.runtime.measure import BenchmarkResult, Profile, time_calls
 from xnortvm.runtime.samples import first_sample, run_samples
@@ -245,6 +245,44 @@ class CompiledModel:
             tensors = list(map(self._staging.take, range(len(inputs)), inputs))
             calls, result = tracing.record(vm, tensors)
         return [tensor.numpy() for tensor in arguments.flatten(result)], calls
+
+    def run_poisoned(self, inputs: Sequence[Any]) -> tuple[Any, int]:
+        """Run once, for one sample, with noise in all memory that the model allocates.
+
+        Parameters
+        ----------
+        inputs : sequence of ndarray or torch.Tensor
+            Arguments of the call.
+
+        Returns
+        -------
+        ndarray or tuple of ndarray
+            The outputs, as a call gives them.
+        int
+            How many tensors were filled with noise.
+        """
+        with self._lock_on_one_sample(inputs) as tensors:
+            result, filled = tracing.poisoned(self._vm(), tensors)
+            arrays = tuple(tensor.numpy() for tensor in arguments.flatten(result))
+        return (arrays[0] if len(arrays) == 1 else arrays), filled
+
+    def live_calls(
+        self, inputs: Sequence[Any] | None = None
+    ) -> list[tuple[str, Any, tuple[Any, ...]]]:
+        """Run once and return every kernel call as symbol, function and its tensors.
+
+        Parameters
+        ----------
+        inputs : sequence of ndarray or torch.Tensor, optional
+            Arguments of the call; random values by default.
+        """
+        with self._lock_on_one_sample(inputs) as tensors:
+            return tracing.live_calls(self._vm(), tensors)
+
+    @property
+    def kernels(self) -> dict[str, Kernel]:
+        """Every kernel of the library by its symbol."""
+        return dict(self._interface.kernels)
 
     @property
     def layer_kernels(self) -> frozenset[str]:

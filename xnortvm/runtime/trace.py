@@ -17,6 +17,9 @@ import numpy as np
 from xnortvm._tvm_runtime import runtime, tvm_ffi
 
 _BUILTIN = "vm."
+_ALLOCATE = "vm.builtin.alloc_tensor"
+# As a float a large negative number, as bits an even mixture.
+_POISON = 0xCA
 # What the virtual machine understands as answers of an instrument.
 _RUN, _SKIP = 0, 1
 
@@ -70,6 +73,56 @@ def record(vm: Any, inputs: Sequence[Any]) -> tuple[list[KernelCall], Any]:
     with _instrument(vm, keep):
         result = vm["main"](*inputs)
     return calls, result
+
+
+def poisoned(vm: Any, inputs: Sequence[Any]) -> tuple[Any, int]:
+    """Run ``main`` once with noise in every tensor that it allocates, before it is written.
+
+    What a kernel forgets to write then shows, where memory that was used before might have held
+    the right values.
+
+    Returns
+    -------
+    result
+        What ``main`` returned.
+    int
+        Tensors that were filled.
+    """
+    filled = 0
+
+    def fill(_func: Any, symbol: str, before: bool, result: Any, *_args: Any) -> int:
+        nonlocal filled
+        if not before and symbol.startswith(_ALLOCATE) and isinstance(result, runtime.Tensor):
+            bytes_ = np.full(int(np.prod(result.shape)) * _itemsize(result), _POISON, np.uint8)
+            result.copyfrom(bytes_.view(str(result.dtype)).reshape(tuple(result.shape)))
+            filled += 1
+        return _RUN
+
+    with _instrument(vm, fill):
+        result = vm["main"](*inputs)
+    return result, filled
+
+
+def _itemsize(tensor: Any) -> int:
+    return np.dtype(str(tensor.dtype)).itemsize
+
+
+def live_calls(vm: Any, inputs: Sequence[Any]) -> list[tuple[str, Any, tuple[Any, ...]]]:
+    """Run ``main`` once and return symbol, function and arguments of every kernel call.
+
+    The arguments are the tensors themselves, on the device: a call can be repeated and timed. What
+    is in them is what later kernels left there.
+    """
+    calls: list[tuple[str, Any, tuple[Any, ...]]] = []
+
+    def keep(func: Any, symbol: str, before: bool, _result: Any, *args: Any) -> int:
+        if before and not symbol.startswith(_BUILTIN):
+            calls.append((symbol, func, args))
+        return _RUN
+
+    with _instrument(vm, keep):
+        vm["main"](*inputs)
+    return calls
 
 
 def time_kernels(

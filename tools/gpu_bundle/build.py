@@ -1,0 +1,288 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Put the bundle together: a folder that a machine with a GPU and Python runs by itself."""
+
+from __future__ import annotations
+
+import datetime as dt
+import hashlib
+import io
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import xnortvm
+from xnortvm._tvm_runtime import installed_version
+from xnortvm.errors import MissingDependencyError, OutputError, XnortvmError
+from xnortvm.runtime import cuda_driver
+from xnortvm.runtime.cuda_driver import CUDART
+from xnortvm.runtime.module import CompiledModel
+from xnortvm.schedules.cuda.dispatch import without
+from xnortvm.target import Target, resolve
+from xnortvm.tools.example_data import choose
+from xnortvm.tools.gpu_bundle.cases import Case
+from xnortvm.tools.gpu_bundle.ceilings import ARCHES, fatbin
+from xnortvm.tools.gpu_bundle.layers import BATCHES, LAYERS
+from xnortvm.tools.gpu_bundle.site import PYTHONS, python_files
+
+_log = logging.getLogger("xnortvm.tools.gpu_bundle")
+
+MANIFEST = "manifest.json"
+LIMIT = 60 << 20
+#: Families that take every shape, so that nothing comes after them.
+_LAST = frozenset({"direct", "fallback"})
+TARGETS = ("cuda -arch=sm_90a",)
+_PARTS = Path(__file__).parent / "parts"
+
+
+@dataclass
+class Bundle:
+    """What will be written.
+
+    Attributes
+    ----------
+    files : dict of str to bytes
+        By name in the folder.
+    models : list of dict
+        Rows of the manifest.
+    left_out : dict of str to str
+        What could not be made, and why.
+    """
+
+    files: dict[str, bytes] = field(default_factory=dict)
+    models: list[dict[str, Any]] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def build(
+    out: Path,
+    chosen: Iterable[Case],
+    *,
+    targets: Sequence[str] = TARGETS,
+    batches: Sequence[int] = BATCHES,
+    pythons: tuple[str, ...] = PYTHONS,
+    ceilings: tuple[str, ...] = ARCHES,
+) -> dict[str, Any]:
+    """Write the bundle and return its manifest.
+
+    Parameters
+    ----------
+    out : Path
+        A folder that holds such a bundle, or nothing, is replaced once the new one is complete.
+    chosen : iterable of Case
+        The models; those of `xnortvm.tools.gpu_bundle.cases.cases`, or some of them.
+    targets : sequence of str
+        What the models are compiled for.
+    batches : sequence of int
+        That PyTorch is timed with.
+    pythons : tuple of str
+        Versions of Python that it shall run on.
+    ceilings : tuple of str
+        Architectures that the microbenchmarks are compiled for, without "sm_".
+
+    Raises
+    ------
+    OutputError
+        When the folder holds something else or cannot be written, or the bundle gets too large.
+    MissingDependencyError
+        When TVM's runtime cannot be taken from this machine.
+    """
+    _check(out)
+    bundle = Bundle()
+    try:
+        bundle.files["ceilings.fatbin"] = fatbin(ceilings)
+    except MissingDependencyError as error:
+        bundle.left_out["ceilings.fatbin"] = str(error)
+    site, found = python_files(pythons)
+    bundle.files |= {f"site/{name}": data for name, data in site.items()}
+    bundle.files |= {f"parts/{p.name}": p.read_bytes() for p in sorted(_PARTS.glob("*.py"))}
+    bundle.files |= {name: (_PARTS / name).read_bytes() for name in ("run.sh", "README.md")}
+    _add_cudart(bundle)
+    resolved = [resolve(target) for target in targets]
+    _add_models(bundle, chosen, resolved)
+    manifest = {
+        "format": 1,
+        "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+        "versions": {
+            "xnortvm": xnortvm.__version__,
+            **{name: installed_version(name) for name in ("apache-tvm", "apache-tvm-ffi")},
+        },
+        "arches": [arch_of(target) for target in resolved],
+        "pythons": found,
+        "batches": list(batches),
+        "layers": [{**layer._asdict(), "name": layer.name} for layer in LAYERS],
+        "models": bundle.models,
+        "left_out": bundle.left_out,
+        "sha256": {n: hashlib.sha256(d).hexdigest() for n, d in sorted(bundle.files.items())},
+    }
+    bundle.files[MANIFEST] = json.dumps(manifest, indent=1).encode()
+    size = sum(map(len, bundle.files.values()))
+    if size > LIMIT:
+        raise OutputError(
+            f"the bundle would have {size / 2**20:.0f} MiB and may have {LIMIT >> 20}; build it "
+            "with fewer --target, --batch or --kind"
+        )
+    _write(out, bundle.files)
+    return manifest
+
+
+def arch_of(target: Target) -> str:
+    """Return what a chip has to have: "sm_90a", or "cpu"."""
+    return target.arch or "cpu"
+
+
+def _add_models(bundle: Bundle, chosen: Iterable[Case], targets: Sequence[Target]) -> None:
+    """Compile every model for every target; what is refused is left out with the reason."""
+    for case in chosen:
+        module, inputs = case.make()
+        example: tuple[bytes, float] | None = None
+        for target in targets:
+            name = f"{arch_of(target)}/{case.name}"
+            _log.info("compiling %s", name)
+            try:
+                if case.kind != "times":
+                    example = example or _example(case, module, inputs)
+                _add_model(bundle, case, (module, inputs), target, example)
+            except XnortvmError as error:
+                bundle.left_out[name] = str(error)
+                _log.warning("%s is left out: %s", name, error)
+
+
+def _add_model(
+    bundle: Bundle,
+    case: Case,
+    source: tuple[Any, Any],
+    target: Target,
+    example: tuple[bytes, float] | None,
+) -> None:
+    """Compile a model by the family of kernels that dispatch chooses, then by the next ones."""
+    left_out: set[str] = set()
+    while True:
+        with without(left_out):
+            model = _compile(case, *source, target)
+        used = _families(model) if target.kind == "cuda" else set()
+        name = f"{arch_of(target)}/{case.name}" + "".join(f"+{each}" for each in sorted(used))
+        file = f"models/{name}.xnor"
+        bundle.files[file] = _saved(model)
+        bound = 0.0
+        if example is not None:
+            data, bound = example
+            bundle.files[f"models/{name}.npz"] = data
+        bundle.models.append(_row(case, name, model, target, file, bound))
+        faster = used - _LAST
+        if case.kind == "network" or not faster:
+            return
+        left_out |= faster
+
+
+def _families(model: CompiledModel) -> set[str]:
+    """Return the families of the kernels that compute binary layers."""
+    binary = {layer.name for layer in model.report.layers if layer.binary}
+    return {
+        kernel.schedule.split(".")[0]
+        for kernel in model.kernels.values()
+        if binary.intersection(kernel.layers)
+    }
+
+
+def _compile(case: Case, module: Any, inputs: Any, target: Target) -> CompiledModel:
+    return xnortvm.compile(
+        module, target=target, example_inputs=inputs, verify=False, **case.options
+    )
+
+
+def _saved(model: CompiledModel) -> bytes:
+    with tempfile.TemporaryDirectory(prefix="xnortvm-gpu-bundle-") as folder:
+        return model.save(Path(folder) / "model.xnor").read_bytes()
+
+
+def _example(case: Case, module: Any, inputs: Any) -> tuple[bytes, float]:
+    """Return inputs and outputs, of one image for networks, as a file, and what they may differ by.
+
+    The outputs are those of the model compiled for this machine, which `xnortvm.compile` compares
+    with PyTorch layer by layer. Where they are integers, they have to be equal.
+    """
+    one = tuple(value[:1] for value in inputs) if case.kind == "network" else inputs
+    here = xnortvm.compile(module, target="llvm", example_inputs=one, **case.options)
+
+    def candidate(seed: int) -> list[Any]:
+        if not seed:
+            return [value.numpy() for value in one]
+        random = np.random.default_rng(seed)
+        return [random.standard_normal(value.shape).astype(np.float32) for value in one]
+
+    example = choose(here, candidate)
+    whole = all(np.array_equal(value, np.rint(value)) for value in example.outputs)
+    arrays = {f"input{i:02}": value for i, value in enumerate(example.inputs)}
+    arrays |= {f"output{i:02}": value for i, value in enumerate(example.outputs)}
+    file = io.BytesIO()
+    np.savez_compressed(file, allow_pickle=False, **arrays)
+    return file.getvalue(), 0.0 if whole else example.bound
+
+
+def _row(
+    case: Case, name: str, model: CompiledModel, target: Target, file: str, bound: float
+) -> dict[str, Any]:
+    binary = {layer.name for layer in model.report.layers if layer.binary}
+    layers = {layer.name for layer in model.report.layers}
+    kernels = {
+        symbol: {
+            "layers": [name for name in kernel.layers if name in layers],
+            "schedule": kernel.schedule,
+            "binary": bool(binary.intersection(kernel.layers)),
+        }
+        for symbol, kernel in model.kernels.items()
+    }
+    return {
+        "name": f"{arch_of(target)}/{case.name}",
+        "kind": case.kind,
+        "family": case.family,
+        "layer": case.layer,
+        "batch": case.batch,
+        "macs": case.macs,
+        "target": target.name,
+        "arch": arch_of(target),
+        "file": file,
+        "bound": bound,
+        "kernels": kernels,
+    }
+
+
+def _add_cudart(bundle: Bundle) -> None:
+    """Take CUDA's runtime library along: a machine with a driver alone has none."""
+    found = cuda_driver.cudart_files()
+    if not found:
+        bundle.left_out[CUDART] = "it is not installed here; the other machine has to have it"
+        return
+    bundle.files[f"lib/{CUDART}"] = found[0].read_bytes()
+
+
+def _check(out: Path) -> None:
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} cannot be written: it is a file; name a folder")
+    if out.is_dir() and any(out.iterdir()) and not (out / MANIFEST).is_file():
+        raise OutputError(f"{out} holds other files; name a new or an empty folder")
+
+
+def _write(out: Path, files: dict[str, bytes]) -> None:
+    """Write the files; the folder gets its name when it is complete."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as folder:
+            new = Path(folder) / "new"
+            for name, data in files.items():
+                path = new / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(data)
+            if out.exists():
+                shutil.rmtree(out)
+            os.rename(new, out)
+    except OSError as error:
+        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from error
