@@ -32,7 +32,7 @@ from xnortvm.schedules.tiling import WORD, Tile
 from xnortvm.tools import figures
 from xnortvm.tools.outcome import table
 from xnortvm.tuning.propose import Rank, by_model, propose
-from xnortvm.tuning.records import Records
+from xnortvm.tuning.records import Records, write_lines
 from xnortvm.tuning.runner import LocalRunner, cpu_name
 from xnortvm.tuning.search import Options, Search
 from xnortvm.tuning.space import Space, space_of, tasks_for
@@ -47,6 +47,9 @@ LOG = Path("build/tune-quality.jsonl")
 TRIALS, SEEDS, BATCH = 64, 5, 8
 #: After how many candidates the table says what was found.
 SHOWN = (8, 16, 32, 64)
+#: Distance of the median sample from the lower quartile, as a part of it, above which a measurement
+#: is taken again by the next run.
+_NOISE = 0.05
 
 STRATEGIES: dict[str, str | Rank] = {
     "xgboost": "xgboost",
@@ -209,10 +212,13 @@ def tasks_here(target: Target) -> dict[str, tuple[Task, Space]]:
 
 
 def measure(target: Target, log: Path, time_limit: float | None) -> str:
-    """Measure every candidate that the log lacks; write the data when it is complete."""
+    """Measure every candidate that the log lacks; write the data when it is complete.
+
+    What was measured while the machine did something else is measured again.
+    """
     found = tasks_here(target)
     options = Options(trials=sys.maxsize, time_limit=time_limit, strategy="random")
-    records = Records(log)
+    records = _without_noise(log)
     spaces = {task.key: space for task, space in found.values()}
     tasks = [task for task, _ in found.values()]
     Search(tasks, target, records, options, space=lambda task, _: spaces[task.key]).run()
@@ -225,8 +231,17 @@ def measure(target: Target, log: Path, time_limit: float | None) -> str:
     if missing:
         return f"{missing} candidates are left; the same command goes on"
     data = {"isa": target.isa, "where": cpu_name(), "date": _today(), "shapes": shapes}
-    _save(target.mcpu, data)
+    _save(target.mcpu, load().get(target.mcpu, {}) | data)
     return f"all candidates are measured and in {DATA}"
+
+
+def _without_noise(log: Path) -> Records:
+    records = Records(log)
+    quiet = [each for each in records if each.noise <= _NOISE]
+    if len(quiet) == len(records):
+        return records
+    write_lines(log, [each.to_line() for each in quiet])
+    return Records(log)
 
 
 def search(target: Target) -> str:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
@@ -14,6 +15,7 @@ from xnortvm.schedules.isa import ISAS
 from xnortvm.target import resolve
 from xnortvm.tools import figures, tune_quality
 from xnortvm.tools.layer_modules import Layer
+from xnortvm.tuning.records import Records, write_lines
 from xnortvm.tuning.space import Space, space_of
 
 DATA = tune_quality.load()["znver4"]
@@ -67,9 +69,15 @@ def test_measures_everything_once_and_searches_from_the_worst(
     log = tmp_path / "log.jsonl"
     assert "goes on" in tune_quality.measure(target, log, time_limit=0.0)
     assert "all candidates are measured" in tune_quality.measure(target, log, None)
+    calm = [replace(each, noise=0.0).to_line() for each in Records(log)]
+    write_lines(log, calm)
     lines = log.read_text()
     assert tune_quality.measure(target, log, None)
     assert log.read_text() == lines  # nothing twice
+    noisy = replace(next(iter(Records(log))), noise=0.3)
+    write_lines(log, [noisy.to_line(), *lines.splitlines()[1:]])
+    assert "all candidates are measured" in tune_quality.measure(target, log, None)
+    assert noisy not in list(Records(log))
     (shape,) = tune_quality.shapes_of(tune_quality.load()[target.mcpu])
     assert set(shape.times) == set(space.legal)
     assert "small" in tune_quality.search(target)
