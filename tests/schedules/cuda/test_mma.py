@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections import Counter
 
@@ -14,7 +13,7 @@ import pytest
 from tests.cuda.emulator import cuda_target, device_source, has_compiler, lower
 from tests.cuda.machine_code import disassemble, needs_disassembler
 from tests.ops.kernel_cases import EPILOGUES, Conv, bconv2d_case, bdense_case
-from tests.schedules.cuda.kernels import check
+from tests.schedules.cuda.kernels import CONVS, DENSE, UNPACKED, WHOLE, check
 from xnortvm.ops.problem import Problem
 from xnortvm.schedules.cuda import mma
 from xnortvm.schedules.cuda.dispatch import make_kernel
@@ -24,25 +23,6 @@ from xnortvm.schedules.cuda.weights import WeightLayout, prepare
 from xnortvm.schedules.isa import gpu
 
 needs_gxx = pytest.mark.skipif(not has_compiler(), reason="the emulator compiles with g++")
-#: Set by ``make test-cuda``: the whole grid.
-WHOLE = bool(os.environ.get("XNORTVM_CUDA_GRID"))
-
-CONVS = {
-    "zero padding": Conv(128, 64, (5, 6)),
-    "batch of 8, one pixel each": Conv(96, 40, (3, 3), padding=(0, 0, 0, 0), images=8),
-    "stride 2, 2 words": Conv(64, 33, (5, 7), strides=(2, 2), images=2),
-    "dilation, padding by -1": Conv(
-        96, 65, (5, 7), kernel=(2, 3), dilation=(2, 1), padding=(2, 1, 2, 1), pad_value=-1
-    ),
-    "padding by -1, K is no whole stage": Conv(33, 32, (4, 4), pad_value=-1),
-    "groups": Conv(128, 64, (4, 5), groups=2),
-    "groups of odd channels": Conv(64, 80, (3, 4), groups=2),
-    "1x1 with stride": Conv(32, 96, (6, 5), kernel=(1, 1), strides=(2, 1), padding=(0,) * 4),
-    "K = 4608": Conv(512, 32, (3, 3)),
-    "one bit": Conv(1, 8, (4, 4), kernel=(5, 5), padding=(2, 2, 2, 2), pad_value=1),
-    "7x7": Conv(64, 64, (8, 8), kernel=(7, 7), strides=(2, 2), padding=(3, 3, 3, 3)),
-}
-DENSE = {"batch 1": (1, 300, 33), "batch 8, K = 4608": (8, 4608, 64), "17 rows": (17, 65, 10)}
 ARCHES = ("sm_75", "sm_80", "sm_90")
 
 #: Of all combinations: each shape once, so that each architecture and each epilogue has its turn.
@@ -56,7 +36,7 @@ GRID = [(name, kind, arch) for name in CONVS for kind in EPILOGUES for arch in A
 @pytest.mark.parametrize(("name", "kind", "arch"), GRID if WHOLE else SAMPLED)
 def test_convolutions_are_exact(name: str, kind: str, arch: str) -> None:
     case = bconv2d_case(CONVS[name], gpu(arch), kind)
-    if "odd channels" in name and kind in ("threshold", "pack", "two outputs"):
+    if name == UNPACKED and kind in ("threshold", "pack", "two outputs"):
         with pytest.raises(NotElementwiseError, match="do not fill words"):
             mma.make(narrowed(case.func), arch)
         return
