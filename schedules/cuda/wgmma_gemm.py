@@ -248,7 +248,7 @@ class _Kernel:
         e.ptx("wgmma.wait_group.sync.aligned", 1)
 
     def _descriptor(self, name: str, offset: Any) -> Any:
-        """Return the descriptor of a matrix: 128B swizzle, 1024 bytes from eight rows to the next."""
+        """Return the descriptor of a matrix: 128B swizzle, 1024 bytes from 8 rows to the next."""
         place = (self.shared.address(offset) & e.u32(0x3FFFF)) >> e.u32(4)
         mode = 1 << 62 | (1024 >> 4) << 32 | 1 << 16
         return e.let(name, tirx.Cast("uint64", place) + tirx.const(mode, "uint64"))

@@ -76,11 +76,11 @@ def net() -> Net:
     return made
 
 
-@pytest.mark.parametrize("batch", [2])
-def test_a_residual_network_agrees_with_pytorch(net: Net, batch: int) -> None:
-    x = torch.randn(batch, 3, 19, 20)[..., :19]
-    mod = kernels_of(net, x, "cuda -arch=sm_80")
-    (found,) = emulate(mod, [x.numpy().copy()], "sm_80")
+@pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
+def test_a_residual_network_agrees_with_pytorch(net: Net, arch: str) -> None:
+    x = torch.randn(2, 3, 19, 20)[..., :19]
+    mod = kernels_of(net, x, f"cuda -arch={arch}")
+    (found,) = emulate(mod, [x.numpy().copy()], arch)
     with torch.no_grad():
         wanted = net(x).numpy()
     np.testing.assert_allclose(found, wanted, atol=1e-5 * np.abs(wanted).max(), rtol=0)
