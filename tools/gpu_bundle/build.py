@@ -241,7 +241,7 @@ def _row(
         for symbol, kernel in model.kernels.items()
     }
     return {
-        "name": f"{arch_of(target)}/{case.name}",
+        "name": name,
         "kind": case.kind,
         "family": case.family,
         "layer": case.layer,

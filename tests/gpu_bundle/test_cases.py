@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every family of kernels that takes a model gets into the bundle, not only the chosen one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from xnortvm.errors import MissingDependencyError
+from xnortvm.runtime.cuda_compiler import find_cuda_compiler
+from xnortvm.schedules.cuda.dispatch import FAMILIES, families_for, without
+from xnortvm.tools.gpu_bundle.build import build
+from xnortvm.tools.gpu_bundle.cases import cases
+from xnortvm.tools.gpu_bundle.layers import BATCHES, LAYERS
+
+
+def test_families_can_be_left_out_for_a_while() -> None:
+    names = [family.name for family in families_for(None, "sm_90a")]
+    assert "direct" in names
+    with without(["direct"]), without(["no such family"]):
+        assert "direct" not in [family.name for family in families_for(None, "sm_90a")]
+    assert [family.name for family in families_for(None, "sm_90a")] == names
+
+
+def test_the_last_families_are_those_that_take_everything() -> None:
+    assert [family.name for family in FAMILIES[-2:]] == ["direct", "fallback"]
+
+
+def test_names_are_unique_and_every_layer_is_timed_at_every_batch() -> None:
+    found = list(cases())
+    assert len({case.name for case in found}) == len(found)
+    times = {(case.layer, case.batch) for case in found if case.kind == "times"}
+    assert times == {(layer.name, batch) for layer in LAYERS for batch in BATCHES}
+    assert {case.kind for case in found} == {"exact", "times", "network"}
+
+
+def test_a_model_is_compiled_by_each_family_that_takes_it(tmp_path: Path) -> None:
+    try:
+        find_cuda_compiler()
+    except MissingDependencyError:
+        pytest.skip("needs nvcc or NVRTC")
+    chosen = [case for case in cases() if case.name == "convolution-c64_14"]
+    build(tmp_path / "b", chosen, targets=["cuda -arch=sm_80"], pythons=(), ceilings=("75",))
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    families = [row["name"].split("+")[1] for row in manifest["models"]]
+    assert families[0].startswith("mma")
+    assert families[-1] == "direct"
+    assert len(set(families)) == len(families) >= 3
+    assert manifest["arches"] == ["sm_80"]
+    for row in manifest["models"]:
+        schedules = {k["schedule"] for k in row["kernels"].values() if k["binary"]}
+        assert schedules == {f"{row['name'].split('+')[1]}.sm_80"}
