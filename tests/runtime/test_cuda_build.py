@@ -83,6 +83,12 @@ def test_without_a_driver_a_model_is_saved_but_not_run(compiled, tmp_path: Path)
         xnortvm.load(file)
 
 
+@needs_compiler
+def test_a_folder_for_c_programs_is_for_cpus(compiled, tmp_path: Path) -> None:
+    with pytest.raises(TargetError, match="run on a CPU, and the model was compiled for cuda"):
+        compiled.save_folder(tmp_path / "net")
+
+
 def test_another_gpu_is_told_from_the_one_that_was_compiled_for(monkeypatch) -> None:
     monkeypatch.setattr(cuda_driver, "load_for_running", lambda what: None)
     monkeypatch.setattr(cuda_driver, "capability", lambda: (8, 6))

@@ -84,7 +84,7 @@ def flip_a_bit(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Let the build flip one bit of the packed weights of one layer."""
     real = api.build
 
-    def build(mod: Any, *others: Any) -> Any:
+    def build(mod: Any, *others: Any, **options: Any) -> Any:
         seen = [0]
 
         def visit(_: Any, __: Any, call: Any) -> Any:
@@ -103,7 +103,7 @@ def flip_a_bit(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
             args = [call.args[0], relax.Tuple(fields)]
             return ir.Call(call.op, args, call.attrs, call.ty_args)
 
-        return real(rebuild(mod, visit), *others)
+        return real(rebuild(mod, visit), *others, **options)
 
     monkeypatch.setattr(api, "build", build)
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from xnortvm._tvm_runtime import VirtualMachine, tvm
-from xnortvm.errors import DeviceError, ModelError, XnortvmError
+from xnortvm.errors import DeviceError, ModelError, TargetError, XnortvmError
 from xnortvm.runtime import arguments, bundle, folder
 from xnortvm.runtime import trace as tracing
 from xnortvm.runtime.cuda_driver import device_failure
@@ -334,7 +334,14 @@ class CompiledModel:
             When the folder holds other files or cannot be written.
         MissingDependencyError
             When no linker is found.
+        TargetError
+            When the model is for a GPU.
         """
+        if self._machine.arch:
+            raise TargetError(
+                f"the C programs of a folder run on a CPU, and the model was compiled for "
+                f"{self.target_name}; save it to one file, for xnortvm.load"
+            )
         path = Path(path)
         manifest, members = self._saved()
         bundle.write_folder(path, *folder.contents(manifest, members, self._objects(), example))

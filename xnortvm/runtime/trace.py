@@ -35,11 +35,14 @@ class KernelCall(NamedTuple):
         Copies of all arguments as they were after the call: inputs and constants, then outputs.
     function : callable or None
         The kernel itself, which takes tensors; None of a run on another machine.
+    device : tvm.runtime.Device or None
+        Where those tensors have to be; None is the CPU.
     """
 
     kernel: str
     args: tuple[np.ndarray[Any, Any], ...]
     function: Any = None
+    device: Any = None
 
 
 def trace(vm: Any, inputs: Sequence[Any]) -> list[KernelCall]:
@@ -66,8 +69,10 @@ def record(vm: Any, inputs: Sequence[Any]) -> tuple[list[KernelCall], Any]:
 
     def keep(func: Any, symbol: str, before: bool, _result: Any, *args: Any) -> int:
         if not before and not symbol.startswith(_BUILTIN):
-            arrays = tuple(arg.numpy() for arg in args if isinstance(arg, runtime.Tensor))
-            calls.append(KernelCall(symbol, arrays, func))
+            tensors = [arg for arg in args if isinstance(arg, runtime.Tensor)]
+            arrays = tuple(tensor.numpy() for tensor in tensors)
+            device = tensors[0].device if tensors else None
+            calls.append(KernelCall(symbol, arrays, func, device))
         return _RUN
 
     with _instrument(vm, keep):

@@ -67,12 +67,12 @@ def swept(
     places = _places(call.args[constants:-1], consts)
     if places is None:
         return None
-    args = [runtime.tensor(np.asarray(value, order="C")) for value in call.args]
+    args = [runtime.tensor(np.asarray(value, order="C"), call.device) for value in call.args]
     channels, groups = accumulator.shape[-1], int(pack.attrs["groups"])
     wrong = np.zeros_like(call.args[-1])
     for n in _thresholds(accumulator):
         for place, template in zip(places, _templates(consts, n), strict=True):
-            args[constants + place] = runtime.tensor(template)
+            args[constants + place] = runtime.tensor(template, call.device)
         call.function(*args)
         limit = np.asarray(n, np.int32)
         expected = reference.threshold_pack(accumulator, limit, np.asarray(0, np.int32), groups)
