@@ -27,8 +27,9 @@ from tests.freestanding.harness import (  # noqa: E402
 )
 from tests.freestanding.nets import NETS  # noqa: E402
 from xnortvm.errors import ModelError, OutputError, TargetError  # noqa: E402
-from xnortvm.freestanding import check_target  # noqa: E402
+from xnortvm.freestanding import c_text, check_target  # noqa: E402
 from xnortvm.freestanding.object_file import read_object  # noqa: E402
+from xnortvm.runtime.interface import TensorSpec  # noqa: E402
 from xnortvm.target import resolve  # noqa: E402
 
 pytestmark = [
@@ -83,6 +84,13 @@ def test_the_example_is_strict_c_of_80_lines_and_finds_what_it_expects(
     run("cc", *WARNINGS, "-O1", "main.c", f"{name}.o", "-lm", "-o", "example", cwd=folder)
     assert run(folder / "example").startswith("0 of ")
     assert len((folder / "main.c").read_text().splitlines()) <= 80
+
+
+def test_the_example_has_80_lines_for_16_outputs() -> None:
+    image, scores = TensorSpec("x", (1, 3, 8, 8), "float32"), TensorSpec("y", (1, 10), "float32")
+    classes = TensorSpec("z", (1,), "int64")
+    text = c_text.example("net", [image], [scores, classes] * 8)
+    assert len(text.splitlines()) <= 80
 
 
 def test_the_example_notices_a_wrong_model(saved: Any) -> None:

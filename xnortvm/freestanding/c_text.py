@@ -217,15 +217,19 @@ def example(prefix: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorS
         f'#include "{prefix}_expected.h"',
         "",
         "/* C99 cannot align arrays: each has room to begin at a multiple of the alignment. */",
-        f"#define ROOM(bytes) [(bytes) + {big}_ALIGNMENT - 1]",
+        "#define ARRAY(type, name, bytes) \\",
+        f"  static unsigned char name##_room[(bytes) + {big}_ALIGNMENT - 1]; \\",
+        f"  type *name = {big}_ALIGN(name##_room)",
+        "",
+        "/* Counts the expected values of an output, and those that differ. */",
+        "#define COMPARE(i, differ) \\",
+        f"  for (n = 0; n < {big}_EXPECTED##i##_COUNT; ++n, ++all) \\",
+        f"  wrong += differ(output##i[n * {big}_EXPECTED##i##_STRIDE], {prefix}_expected##i[n])",
+        "",
     ]
     tensors = [("input", i, spec) for i, spec in enumerate(inputs)]
     tensors += [("output", i, spec) for i, spec in enumerate(outputs)]
-    for kind, i, _ in tensors:
-        lines.append(f"static unsigned char {kind}{i}_room ROOM({big}_{kind.upper()}{i}_BYTES);")
     lines += [
-        f"static unsigned char workspace_room ROOM({big}_WORKSPACE_BYTES);",
-        "",
         "static uint32_t state = 1;",
         "static uint32_t next(void) { /* 24 random bits, the same everywhere */",
         f"  return (state = state * {MULTIPLIER}u + {STEP}u) >> 8;",
@@ -234,26 +238,29 @@ def example(prefix: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorS
     ]
     if any(spec.dtype.startswith("float") for spec in outputs):
         lines += [
-            "static int differs(double found, double wanted, double tolerance) {",
+            "static double tolerance;",
+            "static int is_far(double found, double wanted) {",
             "  if (found == wanted || (found != found && wanted != wanted)) return 0;",
             "  return !(found - wanted <= tolerance && wanted - found <= tolerance);",
             "}",
             "",
         ]
+    if any(not spec.dtype.startswith("float") for spec in outputs):
+        lines += ["#define IS_OTHER(found, wanted) ((found) != (wanted))", ""]
     lines.append("int main(void) {")
     for kind, i, spec in tensors:
         name = C_TYPES[spec.dtype].name
-        lines.append(f"  {name} *{kind}{i} = {big}_ALIGN({kind}{i}_room);")
+        lines.append(f"  ARRAY({name}, {kind}{i}, {big}_{kind.upper()}{i}_BYTES);")
     lines += [
-        f"  void *workspace = {big}_ALIGN(workspace_room);",
-        "  long i, wrong = 0, all = 0;",
+        f"  ARRAY(void, workspace, {big}_WORKSPACE_BYTES);",
+        "  long n, wrong = 0, all = 0;",
         f"  if ({prefix}_workspace_bytes() != {big}_WORKSPACE_BYTES) {{",
         f'    puts("{prefix}.h is not of {prefix}.o");',
         "    return 2;",
         "  }",
     ]
     for i, spec in enumerate(inputs):
-        lines.append(f"  for (i = 0; i < {big}_INPUT{i}_COUNT; ++i) input{i}[i] = {_fill(spec)};")
+        lines.append(f"  for (n = 0; n < {big}_INPUT{i}_COUNT; ++n) input{i}[n] = {_fill(spec)};")
     pointers = [f"{kind}{i}" for kind, i, _ in tensors]
     lines += [
         f"  if ({prefix}_run({', '.join([*pointers, 'workspace'])}) != {big}_OK) {{",
@@ -262,7 +269,7 @@ def example(prefix: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorS
         "  }",
     ]
     for i, spec in enumerate(outputs):
-        lines += _compare(prefix, i, spec)
+        lines.append(_compare(prefix, i, spec))
     lines += [
         '  printf("%ld of %ld values differ\\n", wrong, all);',
         "  return wrong != 0;",
@@ -272,17 +279,10 @@ def example(prefix: str, inputs: Sequence[TensorSpec], outputs: Sequence[TensorS
     return "\n".join(lines)
 
 
-def _compare(prefix: str, i: int, spec: TensorSpec) -> list[str]:
-    macro = f"{prefix.upper()}_EXPECTED{i}"
-    found, wanted = f"output{i}[i * {macro}_STRIDE]", f"{prefix}_expected{i}[i]"
-    loop = f"  for (i = 0; i < {macro}_COUNT; ++i, ++all)"
+def _compare(prefix: str, i: int, spec: TensorSpec) -> str:
     if not spec.dtype.startswith("float"):
-        return [loop, f"    wrong += {found} != {wanted};"]
-    return [
-        loop,
-        f"    wrong += differs((double){found},",
-        f"                     (double){wanted}, {macro}_TOLERANCE);",
-    ]
+        return f"  COMPARE({i}, IS_OTHER);"
+    return f"  tolerance = {prefix.upper()}_EXPECTED{i}_TOLERANCE;  COMPARE({i}, is_far);"
 
 
 def _fill(spec: TensorSpec) -> str:
