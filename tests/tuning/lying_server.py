@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TVM's RPC server on a board that is broken: `python lying_server.py --lie clock|outputs|moods …`.
+"""TVM's RPC server on a board that is broken: `python lying_server.py --lie clock|outputs …`.
 
-All is TVM's own but one function of its session: the clock of the one has stopped, the others load
-a library that computes nothing.
+All is TVM's own but one function of its session: the clock of the one has stopped, the other loads
+libraries that compute nothing.
 """
 
 from __future__ import annotations
@@ -26,15 +26,6 @@ def clock() -> None:
 
 def outputs() -> None:
     """Load a library that writes nothing for all but the rule's, which is sent first."""
-    _loads(lambda path, first: Path(path).read_bytes() == first)
-
-
-def moods() -> None:
-    """Load a library that writes nothing from the second on, though it were the rule's again."""
-    _loads(lambda path, _: os.path.basename(path) == "1.so")
-
-
-def _loads(is_right) -> None:
     from tvm.rpc import server
 
     real, first = server._load_module, []
@@ -42,12 +33,13 @@ def _loads(is_right) -> None:
     def load(path):
         if not first:
             first.append(Path(path).read_bytes())
-        return real(path if is_right(path, first[0]) else os.environ["WRONG_LIBRARY"])
+        is_right = Path(path).read_bytes() == first[0]
+        return real(path if is_right else os.environ["WRONG_LIBRARY"])
 
     server._load_module = load
 
 
-LIES = {"clock": clock, "outputs": outputs, "moods": moods}
+LIES = {"clock": clock, "outputs": outputs}
 
 
 def main() -> None:

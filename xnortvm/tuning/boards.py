@@ -84,6 +84,8 @@ class _Slot:
         Of the board; "" before there was a session.
     until : float
         When the session is too old for another question.
+    lost : str
+        Why the last session ended early; "" when it did not.
     dropped : str
         Why it is not used any more.
     """
@@ -91,6 +93,7 @@ class _Slot:
     worker: Worker
     address: str = ""
     until: float = 0.0
+    lost: str = ""
     dropped: str = ""
     thread: threading.Thread | None = None
 
@@ -262,9 +265,13 @@ class BoardRunner(Runner):
             now = time.monotonic()
             answer = slot.worker.ask(message, self._patience + _CONNECT_SECONDS)
             if "failure" in answer:
+                if not slot.lost:
+                    slot.address = ""  # that board may serve somebody else now
                 self._drop(slot, answer["failure"].partition(": ")[2])
                 return False
-            slot.address = answer["address"]
+            if slot.lost and answer["address"] != slot.address:
+                self._say_lost(slot, slot.lost, len(self._alive()))
+            slot.address, slot.lost = answer["address"], ""
             if slot.address not in self._refused:
                 slot.until = now + self._session - 2 * self._timeout
                 return True
@@ -305,7 +312,7 @@ class BoardRunner(Runner):
                 )
             )
         elif kind in _GONE:
-            slot.until = 0.0  # its session is over
+            slot.until, slot.lost = 0.0, why  # its session is over
             while_ran = f"lost: the board {self._name(slot)} was lost while it ran ({why})"
             job.lost.append(answer["failure"] if kind == "timeout" else while_ran)
             if len(job.lost) < _TRIES:
@@ -339,9 +346,11 @@ class BoardRunner(Runner):
         if self._closed or slot.dropped:
             return
         slot.dropped = why
-        left = len(self._alive())
         with self._changed:
             self._changed.notify_all()
+        self._say_lost(slot, why, len(self._alive()))
+
+    def _say_lost(self, slot: _Slot, why: str, left: int) -> None:
         _log.warning("the board %s is dropped: %s; %d left", self._name(slot), why, left)
 
     def _name(self, slot: _Slot) -> str:
