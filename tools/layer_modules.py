@@ -120,7 +120,7 @@ def function(inputs: list[Array], body: Callable[..., Any]) -> IRModule:
 def binary_layer(layer: Layer) -> Built:
     """Return packed bits → layer → its epilogue."""
     rng = np.random.default_rng(layer.channels)
-    scale = rng.random(layer.outputs, dtype=np.float32)
+    scale: Array = rng.random(layer.outputs, dtype=np.float32)
     kernel = (layer.kernel, layer.kernel)
     lead = (1, layer.size, layer.size) if layer.size else (1,)
     a = ops.pack(rng.random((*lead, layer.channels)) < 0.5)

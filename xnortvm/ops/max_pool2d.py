@@ -83,9 +83,9 @@ def legalize(bb: Any, call: Any) -> Any:
         name: tuple(int(value) for value in getattr(attrs, name))
         for name in ("pool_size", "strides", "padding", "dilation")
     }
-    _, *size, _ = static_shape(call)
+    _, rows, columns, _ = static_shape(call)
     return bb.call_te(
-        lambda x: max_pool2d_te(x, size=tuple(size), **form),
+        lambda x: max_pool2d_te(x, size=(rows, columns), **form),
         call.args[0],
         primfunc_name_hint="max_pool2d",
     )
