@@ -17,7 +17,7 @@ from typing import Any
 
 from xnortvm._cuda_archs import ARCHES
 from xnortvm.errors import CompileError
-from xnortvm.schedules.cuda import mma, wgmma_gemm
+from xnortvm.schedules.cuda import mma, wgmma_conv, wgmma_gemm
 from xnortvm.schedules.cuda.direct import direct
 from xnortvm.schedules.cuda.epilogue import (
     Anchor,
@@ -61,6 +61,7 @@ class Family:
 
 FAMILIES: tuple[Family, ...] = (
     Family("gemv", "", takes_gemv, gemv),
+    Family("wgmma_conv", "wgmma_b1_and", wgmma_conv.takes, wgmma_conv.make),
     Family("wgmma_gemm", "wgmma_b1_and", wgmma_gemm.takes, wgmma_gemm.make),
     Family("mma_xor", "mma_b1_xor", mma.takes, mma.make),
     Family("mma_and", "mma_b1_and", mma.takes, mma.make),

@@ -45,7 +45,7 @@ from xnortvm.schedules.cuda.epilogue import (
 )
 from xnortvm.schedules.cuda.gemm import Gemm, ceil, check_packed, operands
 from xnortvm.schedules.cuda.staged import CHUNK, Copies, Stage
-from xnortvm.schedules.cuda.store import Columns, Sums, store_sums
+from xnortvm.schedules.cuda.store import Columns, Sums, pixel_of_row, store_sums
 from xnortvm.schedules.cuda.weights import PREPARED, WeightLayout
 
 WARP = 32
@@ -341,14 +341,12 @@ class _Kernel:
             weight = e.load(self.weight_bits, eight * 2 + half)
             return e.i32(e.load(self.bits, r)) + weight - value * 2
 
-        sums = Sums(
-            tile.rows // 8,
-            lambda r: row + r * 8,
-            gemm.rows,
-            gemm.rows % tile.block[0] == 0,
-            count,
-        )
-        store_sums(gemm.problem, self.epilogue, columns, sums)
+        exact = gemm.rows % tile.block[0] == 0
+
+        def pixel(r: Any) -> tuple[tuple[Any, ...], Any]:
+            return pixel_of_row(gemm.problem, row + r * 8, exact)
+
+        store_sums(self.epilogue, columns, Sums(tile.rows // 8, pixel, count))
 
     def _join_bits(self, columns: Columns) -> None:
         """Add up the bits of a row that the four lanes of a quad counted; load |w|."""

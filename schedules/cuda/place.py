@@ -35,7 +35,7 @@ def place_weights(mod: IRModule) -> IRModule:
     def visit(_: Builder, __: Any, call: Any) -> Any:
         gvar = call.args[0] if call.args else None
         layout = layouts.get(gvar) if isinstance(gvar, ir.GlobalVar) else None
-        if layout is None:
+        if gvar is None or layout is None:
             return None
         args = list(call.args[1].fields)
         weights = constant_value(args[layout.param])

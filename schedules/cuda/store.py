@@ -60,33 +60,33 @@ class Sums:
     ----------
     rows : int
         Rows that a lane holds.
-    row : callable
-        From 0 … rows - 1 to the number of the output pixel.
-    limit : int
-        Output pixels.
-    exact : bool
-        Whether all rows exist.
+    pixel : callable
+        From 0 … rows - 1 to the output pixel (n, y, x) and whether it exists (True: always). Lanes
+        without a pixel take part in shuffles, and read where they are told.
     count : callable
         From the number of a row, eight and half to the sum, int32.
     """
 
     rows: int
-    row: Callable[[Any], Any]
-    limit: int
-    exact: bool
+    pixel: Callable[[Any], tuple[tuple[Any, ...], Any]]
     count: Callable[[Any, Any, Any], Any]
 
 
-def store_sums(problem: Problem, epilogue: Epilogue, columns: Columns, sums: Sums) -> None:
+def pixel_of_row(problem: Problem, row: Any, exact: bool) -> tuple[tuple[Any, ...], Any]:
+    """Return the pixel of a row, or of the last one, and whether the row exists."""
+    row = e.let("row", row)
+    exists = True if exact else row < problem.pixels
+    clamped = row if exact else e.let("clamped", tirx.min(row, problem.pixels - 1))
+    return pixel_of(problem, clamped), exists
+
+
+def store_sums(epilogue: Epilogue, columns: Columns, sums: Sums) -> None:
     """Compute and store the outputs of what a warp holds."""
     scratch = e.registers("scratch", 2)
     with e.unroll("r", sums.rows) as r:
-        row = e.let("row", sums.row(r))
-        exists = True if sums.exact else row < sums.limit
-        # Lanes without a row take part in shuffles and read where the last pixel is.
-        clamped = row if sums.exact else e.let("clamped", tirx.min(row, sums.limit - 1))
-        indices = zip(("image", "y", "x"), pixel_of(problem, clamped), strict=True)
-        pixel = tuple(e.let(name, value) for name, value in indices)
+        indices, exists = sums.pixel(r)
+        names = zip(("image", "y", "x"), indices, strict=True)
+        pixel = tuple(e.let(name, value) for name, value in names)
         for output in epilogue.outputs:
             if output.packed:
                 with e.unroll("word", ceil(columns.eights, 4)) as word:

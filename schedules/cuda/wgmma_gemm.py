@@ -36,7 +36,7 @@ from xnortvm.schedules.cuda.epilogue import (
 )
 from xnortvm.schedules.cuda.gemm import Gemm, ceil, check_packed, operands
 from xnortvm.schedules.cuda.staged import CHUNK, Copies, Stage
-from xnortvm.schedules.cuda.store import Columns, Sums, store_sums
+from xnortvm.schedules.cuda.store import Columns, Sums, pixel_of_row, store_sums
 from xnortvm.schedules.cuda.weights import PREPARED, WeightLayout
 
 ARCH = "sm_90a"
@@ -299,11 +299,9 @@ class _Kernel:
             weight = e.load(self.counts, columns.local(eight, half) + first)
             return e.load(activation_bits, r) + weight - value * 2
 
-        sums = Sums(
-            2,
-            lambda r: self.first_row + local + r * 8,
-            gemm.rows,
-            gemm.rows % tile.rows == 0,
-            count,
-        )
-        store_sums(gemm.problem, self.epilogue, columns, sums)
+        exact = gemm.rows % tile.rows == 0
+
+        def pixel(r: Any) -> tuple[tuple[Any, ...], Any]:
+            return pixel_of_row(gemm.problem, self.first_row + local + r * 8, exact)
+
+        store_sums(self.epilogue, columns, Sums(2, pixel, count))

@@ -105,6 +105,14 @@ def _shuffle(match: re.Match[str], operands: list[Operand]) -> str:
     )
 
 
+def _load(_match: re.Match[str], operands: list[Operand]) -> str:
+    to, address = operands
+    size = 4 * len(to)
+    store = " ".join(f"{value} = v_[{i}];" for i, value in enumerate(to))
+    place = f'emu::shared_at({address[0]}, {size}, {size}, "ld.shared")'
+    return f"{{ uint v_[{len(to)}]; memcpy(v_, {place}, {size}); {store} }}"
+
+
 def _copy(_match: re.Match[str], operands: list[Operand]) -> str:
     to, source, size, *read = (operand[0] for operand in operands)
     return f"emu::cp_async({to}, {source}, {size}, {read[0] if read else size});"
@@ -140,6 +148,8 @@ INSTRUCTIONS: tuple[tuple[str, Callable[[re.Match[str], list[Operand]], str]], .
     (r"wgmma\.commit_group\.sync\.aligned", _call("emu::wgmma_commit")),
     (r"wgmma\.wait_group\.sync\.aligned", _call("emu::wgmma_wait")),
     (r"ldmatrix\.sync\.aligned\.m8n8\.x([124])\.shared(?:::cta)?\.b16", _ldmatrix),
+    (r"ld\.shared(?:\.v[24])?\.[bu]32", _load),
+    (r"st\.shared\.[bu]32", _lines('*(uint*)emu::shared_at({0}, 4, 4, "st.shared") = {1};')),
     (r"cp\.async\.c[ag]\.shared(?:::cta)?\.global(?:\.L2::\d+B)?", _copy),
     (r"cp\.async\.commit_group", _call("emu::cp_async_commit")),
     (r"cp\.async\.wait_group", _call("emu::cp_async_wait")),

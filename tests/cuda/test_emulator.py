@@ -164,6 +164,18 @@ def test_wgmma_reads_operands_through_descriptors(swizzle, early) -> None:
     np.testing.assert_array_equal(got[1], want)
 
 
+def test_loads_and_stores_of_shared_memory() -> None:
+    a = words(32, 4)
+    body = f"""{DYNAMIC}
+    uint at = (uint)__cvta_generic_to_shared(&sm[0]), r[4];
+    for (int i = 0; i < 4; ++i) asm volatile("st.shared.u32 [%0], %1;" : : "r"(at + t * 16 + i * 4), "r"(p0[t * 4 + i]) : "memory");
+    __syncthreads();
+    asm volatile("ld.shared.v4.u32 {{%0, %1, %2, %3}}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at + (t ^ 1) * 16) : "memory");
+    for (int i = 0; i < 4; ++i) p1[t * 4 + i] = r[i];"""
+    got = run(body, a, np.zeros_like(a), shared=512)[1]
+    np.testing.assert_array_equal(got, a[np.arange(32) ^ 1])
+
+
 def test_shuffles_and_votes_exchange_values() -> None:
     a = words(32)
     body = """uint v = p0[t];
