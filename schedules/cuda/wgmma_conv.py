@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """K3: direct convolutions on Hopper's warpgroup tensor cores, without gathering windows.
 
-A patch of the image lies once in shared memory, as [16 bytes of channels][position][16 bytes], where
+A patch of the image lies once in shared memory, as [16 bytes of channels][position][16 bytes];
 positions count the pixels of the padded images one after the other. In the layout without swizzle
 the 64 rows of an operand are 64 consecutive positions, so **each tap is the same patch at another
 start**, and the leading offset of a descriptor joins any two chunks of 16 bytes, also of different
@@ -16,8 +16,8 @@ The skeleton, outside in::
         all wgmma of a tile, asynchronous; meanwhile the bits of each position are counted
         epilogue, while the other warpgroup multiplies
 
-``differing = |a| + |w| − 2·|a and w|`` as in `wgmma_gemm`; here a pixel's bits are counted once, and
-|a| is their sum over the window.
+``differing = |a| + |w| − 2·|a and w|`` as in `wgmma_gemm`; here a pixel's bits are counted once,
+and |a| is their sum over the window.
 """
 
 from __future__ import annotations
