@@ -167,6 +167,23 @@ def _arm_kernels(found: list[Any]) -> list[str]:
     return lines
 
 
+def _arm_tuned(found: list[Any]) -> list[str]:
+    """One row per network and core: all kernels by the rules and with the records."""
+    figures = "cycles by the rules | with records | gain | waiting, ms, by the rules | with records"
+    lines = [f"| network | core | {figures} | gain |", "|---|---|" + "--:|" * 6]
+    for plain, tuned in zip(found[::2], found[1::2], strict=True):
+        for name, before in plain["cores"].items():
+            after = tuned["cores"][name]
+            cycles = [core["total"]["cycles"] for core in (before, after)]
+            waits = [core["ms_stalled"] for core in (before, after)]
+            lines.append(
+                f"| {plain['model']} | {name} | {cycles[0] / 1e6:.2f} M | {cycles[1] / 1e6:.2f} M "
+                f"| {cycles[0] / cycles[1]:.3f} | {waits[0]:.1f} | {waits[1]:.1f} "
+                f"| {waits[0] / waits[1]:.3f} |"
+            )
+    return lines
+
+
 _PERFORMANCE = ("docs/performance.md",)
 _PEERS = "openvino,onnxruntime-int8,onnxruntime,torch"
 _README = ("bench", "resnet18", "--scale", "channel-height-width")
@@ -192,6 +209,7 @@ def emulator() -> str:
 
 _ARM = ("docs/arm.md",)
 _CORES = ("--model-cost", "cortex-a72,cortex-a53,neoverse-n1")
+_RECORDED = ("--model-cost", "cortex-a72,cortex-a53,cortex-a76")
 
 FIGURES: dict[str, Figure] = {
     "resnet18": Figure(
@@ -220,6 +238,16 @@ FIGURES: dict[str, Figure] = {
         _ARM,
         tuple(("bench", name, *_CORES) for name in ("resnet18-bireal", "resnet18")),
         _arm_networks,
+        emulator,
+    ),
+    "arm-tuned": Figure(
+        ("docs/tuning.md",),
+        tuple(
+            ("bench", name, *_RECORDED, *rules)
+            for name in ("resnet18-bireal", "resnet18")
+            for rules in (("--records", "off"), ())
+        ),
+        _arm_tuned,
         emulator,
     ),
     "arm-kernels": Figure(

@@ -174,6 +174,14 @@ def test_modelled_costs_become_tables() -> None:
     ]
 
 
+def test_modelled_networks_by_rules_and_records_are_compared() -> None:
+    tuned = {**COST, "total": {**COST["total"], "cycles": 6_200_000}, "ms_stalled": 8.8}
+    found = [{"model": "net", "cores": {"cortex-a53": each}} for each in (COST, tuned)]
+    assert figures.FIGURES["arm-tuned"].render(found)[2:] == [
+        "| net | cortex-a53 | 6.40 M | 6.20 M | 1.032 | 9.0 | 8.8 | 1.023 |"
+    ]
+
+
 def test_a_caption_of_different_networks_names_every_command() -> None:
     commands = [("bench", "a", "--model-cost", "x"), ("bench", "b", "--model-cost", "x")]
     assert figures._caption(commands) == (

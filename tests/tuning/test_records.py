@@ -19,7 +19,7 @@ from xnortvm.errors import OutputError
 from xnortvm.schedules.decisions import Decisions
 from xnortvm.schedules.tiling import Tile
 from xnortvm.target import resolve
-from xnortvm.tuning.find import VARIABLE, chooser, file_for, find_records
+from xnortvm.tuning.find import VARIABLE, chooser, file_for, find_records, shipped_folder
 from xnortvm.tuning.records import Machine, Record, Records, append_line, merge, prune
 from xnortvm.tuning.task import Key
 
@@ -207,3 +207,15 @@ def test_records_can_be_chosen_and_switched_off(tmp_path: Path, monkeypatch) -> 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     append_line(tmp_path / "cache/xnortvm/records/znver4.jsonl", record(us=2.0).to_line())
     assert find_records(None, HERE).best(KEY, HERE).us == 2.0
+
+
+@pytest.mark.parametrize("path", sorted(shipped_folder().glob("*.jsonl")), ids=lambda p: p.stem)
+def test_shipped_records_are_winners_of_the_cpu_that_names_their_file(path: Path) -> None:
+    records = Records(path)
+    assert not records.damaged
+    assert {each.kind for each in records} == {"best"}
+    assert {each.target.mcpu for each in records} == {path.stem}
+    assert len({(each.key, each.target) for each in records}) == len(records)
+    modelled = path.stem.startswith("cortex")
+    assert all(each.unit.startswith("modelled cycles") == modelled for each in records)
+    assert all(each.gain >= 1.0 for each in records)
