@@ -47,6 +47,7 @@ class ModelledRunner(Runner):
     """
 
     build = "build_object"
+    exact = True
 
     def __init__(self, target: Target, timeout: float = 60.0) -> None:
         self._target, self._timeout = target, timeout

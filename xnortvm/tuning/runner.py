@@ -95,10 +95,13 @@ class Runner(ABC):
         How `xnortvm.tuning.worker` builds a candidate for it.
     unit : str
         What its figures are, "" for microseconds that passed; of records. Set by `check`.
+    exact : bool
+        Whether its figures are the same every time, so that the best need not be compared again.
     """
 
     build = "build"
     unit = ""
+    exact = False
 
     @property
     def parallel(self) -> int:

@@ -296,6 +296,13 @@ class Search:
         if rule not in good or self._is_chosen(state):
             return
         finalists = [rule, *[each for each in good if each != rule][:FINALISTS]]
+        if self._runner.exact:
+            known = [state.measured[each] for each in finalists]
+            race = Race(
+                [[each.us or 0.0] for each in known], [""] * len(known), where=known[0].where
+            )
+            self.records.append(self._winner(state, finalists, race))
+            return
         failed = self._build(state, pool, finalists)
         finalists = [each for each in finalists if each not in failed]
         if finalists[:1] != [rule]:
