@@ -24,29 +24,34 @@ class Limits:
 
     def __init__(self, target: str, num_threads: int | None) -> None:
         self._given = target, num_threads
-        self._found: tuple[Any, Machine] | None = None
+        self._target: Any = None
+        self._machine: Machine | None = None
 
     def of(self, kind: str, macs: int, size: int) -> float | None:
         """Return microseconds; None where the limits of the instruction set are not known."""
         from xnortvm.tools.bench_layers import Point
 
-        target, machine = self._machine()
-        if not (macs and target.is_host and target.isa in machine.macs):
+        if self._target is None:
+            from xnortvm.target import resolve
+
+            self._target = resolve(self._given[0], num_threads=self._given[1])
+        target = self._target
+        if not (macs and target.is_host):
+            return None
+        machine = self._limits()
+        if target.isa not in machine.macs:
             return None
         point = Point("", kind, 0.0, macs, size)
         return 1e6 * point.limit(machine, target.isa, target.num_threads)[0]
 
-    def _machine(self) -> tuple[Any, Machine]:
-        if self._found is None:
+    def _limits(self) -> Machine:
+        if self._machine is None:
             from xnortvm.runtime.timing import pinned
-            from xnortvm.target import resolve
             from xnortvm.tools.machine import limits_of_this_machine
 
-            target, num_threads = self._given
             with pinned(1):
-                machine = limits_of_this_machine()
-            self._found = resolve(target, num_threads=num_threads), machine
-        return self._found
+                self._machine = limits_of_this_machine()
+        return self._machine
 
 
 class Progress:

@@ -115,3 +115,10 @@ def test_merges_prunes_and_exports(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_wrong_arguments_are_said(arguments, said: str, capsys: pytest.CaptureFixture) -> None:
     assert main(["records", *arguments]) == 1
     assert said in capsys.readouterr().err
+
+
+def test_this_machine_is_not_measured_for_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    from xnortvm.tools import machine
+
+    monkeypatch.setattr(machine, "limits_of_this_machine", lambda: pytest.fail("measured"))
+    assert Limits("rpi4", None).of("binary", 1000, 10) is None
