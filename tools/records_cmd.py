@@ -12,6 +12,9 @@ from xnortvm.tools.outcome import Outcome, table
 
 HELP = "look at tuning records: list, best, merge, prune, export"
 
+#: What figures of records are that name no unit.
+MEASURED = "measured"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
@@ -62,6 +65,7 @@ def _list(args: argparse.Namespace) -> Outcome:
             "decisions": str(each.decisions),
             "us": each.us,
             "rule us": each.rule_us,
+            "unit": each.unit or MEASURED,
             "failure": each.failure,
             "date": each.date,
             "current": each.is_current,
@@ -88,6 +92,7 @@ def _best(args: argparse.Namespace) -> Outcome:
             "rule us": each.rule_us,
             "best us": each.us,
             "gain": round(each.gain, 3),
+            "unit": each.unit or MEASURED,
         }
         for each in Records(*_files(args)).all_best()
     ]

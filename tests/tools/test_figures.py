@@ -174,11 +174,13 @@ def test_modelled_costs_become_tables() -> None:
     ]
 
 
-def test_modelled_networks_by_rules_and_records_are_compared() -> None:
-    tuned = {**COST, "total": {**COST["total"], "cycles": 6_200_000}, "ms_stalled": 8.8}
-    found = [{"model": "net", "cores": {"cortex-a53": each}} for each in (COST, tuned)]
-    assert figures.FIGURES["arm-tuned"].render(found)[2:] == [
-        "| net | cortex-a53 | 6.40 M | 6.20 M | 1.032 | 9.0 | 8.8 | 1.023 |"
+def test_modelled_records_are_summed_for_each_core() -> None:
+    rows = [
+        {"cpu": "b", "decisions": "rule", "rule us": 900.0, "best us": 900.0, "gain": 1.0},
+        {"cpu": "b", "decisions": "word", "rule us": 600.0, "best us": 500.0, "gain": 1.2},
+    ]
+    assert figures.FIGURES["arm-tuned"].render([rows])[2:] == [
+        "| b | 2 | 1 | 1.50 | 1.40 | 1.071 | 1.200 |"
     ]
 
 
