@@ -51,7 +51,7 @@ class Tracker:
     def __init__(self, folder: Path) -> None:
         self.folder, self.port, self.processes = folder, free_port(), []
         self.start("tracker", [sys.executable, "-m", "tvm.exec.rpc_tracker"], self.port)
-        self._wait(self._listens)
+        self.wait(self._listens)
 
     @property
     def address(self) -> str:
@@ -72,7 +72,7 @@ class Tracker:
         command = command or [sys.executable, "-m", "tvm.exec.rpc_server"]
         options = ("--tracker", self.address, "--key", key, *options)
         process = self.start(key, command, free_port(), *options)
-        self._wait(lambda: self.free(key) > before)
+        self.wait(lambda: self.free(key) > before)
         return process
 
     def free(self, key: str) -> int:
@@ -87,7 +87,8 @@ class Tracker:
         socket.create_connection((HERE, self.port), 1).close()
         return True
 
-    def _wait(self, condition: Callable[[], bool], seconds: float = 90) -> None:
+    def wait(self, condition: Callable[[], bool], seconds: float = 90) -> None:
+        """Wait until a condition holds; an OSError is one that does not."""
         end = time.monotonic() + seconds
         while True:
             try:
