@@ -149,7 +149,7 @@ def test_parts_that_need_a_gpu_say_why_they_failed(bundle: Path, tmp_path: Path)
 
 
 def test_a_wrong_result_is_seen(copy: Path, tmp_path: Path) -> None:
-    (file,) = copy.glob("models/cpu/thresholds*.npz")
+    (file,) = copy.glob("models/thresholds*.npz")
     with np.load(file) as data:
         arrays = dict(data)
     arrays["output00"].flat[5] += 2

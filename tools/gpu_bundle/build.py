@@ -174,7 +174,7 @@ def _add_model(
         bound = 0.0
         if example is not None:
             data, bound = example
-            bundle.files[f"models/{name}.npz"] = data
+            bundle.files[_example_file(case)] = data
         bundle.models.append(_row(case, name, model, target, file, bound))
         faster = used - _LAST
         if case.kind == "network" or not faster:
@@ -203,6 +203,11 @@ def _saved(model: CompiledModel) -> bytes:
         return model.save(Path(folder) / "model.xnor").read_bytes()
 
 
+def _example_file(case: Case) -> str:
+    """Return the file that all models of a case share."""
+    return f"models/{case.name}.npz"
+
+
 def _example(case: Case, module: Any, inputs: Any) -> tuple[bytes, float]:
     """Return inputs and outputs, of one image for networks, as a file, and what they may differ by.
 
@@ -210,13 +215,14 @@ def _example(case: Case, module: Any, inputs: Any) -> tuple[bytes, float]:
     with PyTorch layer by layer. Where they are integers, they have to be equal.
     """
     one = tuple(value[:1] for value in inputs) if case.kind == "network" else inputs
-    here = xnortvm.compile(module, target="llvm", example_inputs=one, **case.options)
+    here = xnortvm.compile(module, target="llvm", example_inputs=one)
 
     def candidate(seed: int) -> list[Any]:
         if not seed:
             return [value.numpy() for value in one]
         random = np.random.default_rng(seed)
-        return [random.standard_normal(value.shape).astype(np.float32) for value in one]
+        values = [np.rint(random.standard_normal(value.shape) * 16) / 16 for value in one]
+        return [value.astype(np.float32) for value in values]
 
     example = choose(here, candidate)
     whole = all(np.array_equal(value, np.rint(value)) for value in example.outputs)
@@ -251,6 +257,7 @@ def _row(
         "arch": arch_of(target),
         "file": file,
         "bound": bound,
+        "example": _example_file(case),
         "kernels": kernels,
     }
 

@@ -26,11 +26,14 @@ class Entry(NamedTuple):
         Everything about it.
     file : Path
         The compiled model.
+    example : Path
+        Inputs and expected outputs; models that are only timed have none.
     """
 
     name: str
     row: dict[str, Any]
     file: Path
+    example: Path
 
 
 def entries(bundle: Path, kind: str, family: str = "") -> list[Entry]:
@@ -49,7 +52,9 @@ def entries(bundle: Path, kind: str, family: str = "") -> list[Entry]:
         if row["kind"] == kind and row["family"] == (family or row["family"])
     ]
     fitting = [
-        Entry(row["name"], row, bundle / row["file"]) for row in rows if row["arch"] in arches
+        Entry(row["name"], row, bundle / row["file"], bundle / row["example"])
+        for row in rows
+        if row["arch"] in arches
     ]
     if not fitting:
         built = ", ".join(dict.fromkeys(row["arch"] for row in rows))
@@ -90,7 +95,7 @@ def example(entry: Entry) -> tuple[list[Any], list[Any]]:
     """Return the inputs and expected outputs of a model."""
     import numpy as np
 
-    with np.load(entry.file.with_suffix(".npz")) as data:
+    with np.load(entry.example) as data:
         names = sorted(data.files)
         return (
             [data[name] for name in names if name.startswith("input")],
