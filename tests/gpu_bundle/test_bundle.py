@@ -35,6 +35,11 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     chosen = [case for case in cases((1,)) if case.kind in only and only[case.kind] in case.name]
     assert len(chosen) == 2
     build(out, chosen, targets=["llvm"], batches=(1,), pythons=(), ceilings=("75",))
+    assert not (out / "site").exists()
+    assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 12 << 20
+    status, said = _run(out, tmp_path_factory.mktemp("none"), "--list")
+    assert status == 0, said
+    assert "exact:thresholds" in said
     return out
 
 
@@ -68,7 +73,7 @@ def _change(bundle: Path, **fields: Any) -> None:
 def test_manifest_has_versions_and_a_checksum_of_every_file(bundle: Path) -> None:
     manifest = _manifest(bundle)
     files = {p.relative_to(bundle).as_posix() for p in bundle.rglob("*") if p.is_file()}
-    assert set(manifest["sha256"]) == files - {"manifest.json"}
+    assert set(manifest["sha256"]) == files - {"manifest.json", "packed.tar.xz", ".unpacked"}
     for name, expected in manifest["sha256"].items():
         assert hashlib.sha256((bundle / name).read_bytes()).hexdigest() == expected
     assert manifest["versions"]["apache-tvm"].startswith("0.27")
@@ -76,9 +81,7 @@ def test_manifest_has_versions_and_a_checksum_of_every_file(bundle: Path) -> Non
     assert manifest["left_out"].keys() <= {"ceilings.fatbin", "libcudart.so.13"}
 
 
-def test_bundle_is_small_and_holds_no_compiler(bundle: Path) -> None:
-    size = sum(p.stat().st_size for p in bundle.rglob("*") if p.is_file())
-    assert size < 40 << 20
+def test_bundle_holds_no_compiler(bundle: Path) -> None:
     assert not list(bundle.rglob("libtvm_compiler*"))
     assert list(bundle.rglob("libtvm_runtime_cuda.so"))
 
@@ -168,6 +171,16 @@ def test_a_damaged_bundle_is_refused(copy: Path, tmp_path: Path) -> None:
     status, said = _run(copy, tmp_path / "out")
     assert status == 3
     assert "parts/clock.py is not what was packed" in said
+
+
+def test_an_archive_that_was_cut_off_is_refused(copy: Path, tmp_path: Path) -> None:
+    (copy / ".unpacked").unlink()
+    data = (copy / "packed.tar.xz").read_bytes()
+    (copy / "packed.tar.xz").write_bytes(data[: len(data) // 2])
+    status, said = _run(copy, tmp_path / "out")
+    assert status == 3
+    assert "packed.tar.xz cannot be unpacked" in said
+    assert said.count("\n") == 1
 
 
 def test_a_part_that_dies_says_how(tmp_path: Path) -> None:

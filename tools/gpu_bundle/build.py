@@ -8,10 +8,13 @@ import hashlib
 import io
 import json
 import logging
+import lzma
 import os
 import shutil
+import tarfile
 import tempfile
-from collections.abc import Iterable, Sequence
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,12 +33,16 @@ from xnortvm.tools.example_data import choose
 from xnortvm.tools.gpu_bundle.cases import Case
 from xnortvm.tools.gpu_bundle.ceilings import ARCHES, fatbin
 from xnortvm.tools.gpu_bundle.layers import BATCHES, LAYERS
+from xnortvm.tools.gpu_bundle.parts.unpack import ARCHIVE
 from xnortvm.tools.gpu_bundle.site import PYTHONS, python_files
 
 _log = logging.getLogger("xnortvm.tools.gpu_bundle")
 
 MANIFEST = "manifest.json"
 LIMIT = 60 << 20
+_PACKED = ("site/", "models/")
+# Holds a network and the next one.
+_WINDOW = 128 << 20
 #: Families that take every shape, so that nothing comes after them.
 _LAST = frozenset({"direct", "fallback"})
 TARGETS = ("cuda -arch=sm_90a",)
@@ -122,15 +129,34 @@ def build(
         "left_out": bundle.left_out,
         "sha256": {n: hashlib.sha256(d).hexdigest() for n, d in sorted(bundle.files.items())},
     }
-    bundle.files[MANIFEST] = json.dumps(manifest, indent=1).encode()
-    size = sum(map(len, bundle.files.values()))
+    files = packed(bundle.files)
+    files[MANIFEST] = json.dumps(manifest, indent=1).encode()
+    size = sum(map(len, files.values()))
     if size > LIMIT:
         raise OutputError(
             f"the bundle would have {size / 2**20:.0f} MiB and may have {LIMIT >> 20}; build it "
             "with fewer --target, --batch or --kind"
         )
-    _write(out, bundle.files)
+    _write(out, files)
     return manifest
+
+
+def packed(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of the folder: packages and models as one compressed archive.
+
+    Models of one network hold the same weights, which a window over all of them finds; so their own
+    compression is undone. `parts/unpack.py` unpacks it there.
+    """
+    inside = {name: data for name, data in files.items() if name.startswith(_PACKED)}
+    text = io.BytesIO()
+    with tarfile.open(fileobj=text, mode="w") as archive:
+        for name, data in inside.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o644
+            archive.addfile(entry, io.BytesIO(data))
+    filters = [{"id": lzma.FILTER_LZMA2, "preset": 4, "dict_size": _WINDOW}]
+    rest = {name: data for name, data in files.items() if name not in inside}
+    return {**rest, ARCHIVE: lzma.compress(text.getvalue(), filters=filters)}
 
 
 def arch_of(target: Target) -> str:
@@ -200,7 +226,14 @@ def _compile(case: Case, module: Any, inputs: Any, target: Target) -> CompiledMo
 
 def _saved(model: CompiledModel) -> bytes:
     with tempfile.TemporaryDirectory(prefix="xnortvm-gpu-bundle-") as folder:
-        return model.save(Path(folder) / "model.xnor").read_bytes()
+        path = model.save(Path(folder) / "model.xnor")
+        with zipfile.ZipFile(path) as archive:
+            members = {name: archive.read(name) for name in archive.namelist()}
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+        for name, data in members.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return file.getvalue()
 
 
 def _example_file(case: Case) -> str:
@@ -229,7 +262,7 @@ def _example(case: Case, module: Any, inputs: Any) -> tuple[bytes, float]:
     arrays = {f"input{i:02}": value for i, value in enumerate(example.inputs)}
     arrays |= {f"output{i:02}": value for i, value in enumerate(example.outputs)}
     file = io.BytesIO()
-    np.savez_compressed(file, allow_pickle=False, **arrays)
+    np.savez(file, allow_pickle=False, **arrays)
     return file.getvalue(), 0.0 if whole else example.bound
 
 
