@@ -40,7 +40,7 @@ from typing import Any, NamedTuple
 
 from xnortvm.schedules.blocks import Kernel, operator, read_kernel
 from xnortvm.schedules.decisions import Decisions
-from xnortvm.schedules.epilogue import schedule_epilogue, separate_output
+from xnortvm.schedules.epilogue import EpilogueLoops, schedule_epilogue, separate_output
 from xnortvm.schedules.isa import Isa
 from xnortvm.schedules.tiling import WORD
 
@@ -72,7 +72,7 @@ def schedule_winograd(
     _schedule_points(sch, points, loops.row)
     _schedule_rows(sch, rows, loops.row)
     _schedule_image(sch, kernel.before, image, places, num_threads)
-    schedule_epilogue(sch, kernel, loops.group, loops.channels, isa.lanes)
+    schedule_epilogue(sch, kernel, EpilogueLoops(loops.group, None), loops.channels, isa.lanes)
     return "rule"
 
 
