@@ -175,8 +175,8 @@ class LocalRunner(Runner):
         if not target.is_host:
             raise TargetError(
                 f"code for {target.name} cannot be timed here, this machine cannot run it; tune on "
-                "such a machine and copy its records, name boards of that kind with --rpc, or have "
-                "it modelled with --runner model"
+                "such a machine and copy its records, name boards of that kind with --rpc, or, for "
+                "AArch64, have it modelled with --runner model"
             )
         find_linker()
 
