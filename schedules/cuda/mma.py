@@ -46,7 +46,7 @@ from xnortvm.schedules.cuda.epilogue import (
 from xnortvm.schedules.cuda.gemm import Gemm, ceil, check_packed, operands
 from xnortvm.schedules.cuda.staged import CHUNK, Copies, Stage
 from xnortvm.schedules.cuda.store import Columns, Sums, pixel_of_row, store_sums
-from xnortvm.schedules.cuda.weights import PREPARED, WeightLayout
+from xnortvm.schedules.cuda.weights import WeightLayout, taking
 
 WARP = 32
 #: Words of K that one step of a warp multiplies: 256 bits.
@@ -165,7 +165,7 @@ def make(func: Any, arch: str, tile: Tile | None = None, form: Form | None = Non
     Returns
     -------
     tirx.PrimFunc
-        Its weights are laid out as the attribute `PREPARED` says.
+        Its weights are laid out as the attribute `weights.PREPARED` says.
 
     Raises
     ------
@@ -187,11 +187,7 @@ def make(func: Any, arch: str, tile: Tile | None = None, form: Form | None = Non
         ceil(gemm.words, CHUNK) * CHUNK,
         counts=form.op == "and",
     )
-    prepared = tirx.decl_buffer(layout.shape, "uint32", str(weights.name))
-    counts = tirx.decl_buffer((layout.shape[0],), "int32", "weight_bits") if layout.counts else None
-    params = list(func.params)
-    params[number : number + 1] = [prepared] if counts is None else [prepared, counts]
-    attrs = {**(func.attrs or {}), PREPARED: layout.to_json()}
+    params, prepared, counts, attrs = taking(func, layout, str(weights.name))
     kernel = _Kernel(gemm, form, tile, layout, activations, prepared, counts, epilogue)
     grid = (
         ceil(gemm.rows, tile.block[0]),

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from xnortvm._tvm import tirx
 
 #: Attribute of a kernel: the `WeightLayout` of one of its parameters.
 PREPARED = "xnortvm.cuda.weights"
@@ -89,3 +91,34 @@ def _ordered(filled: NDArray[np.uint32], layout: WeightLayout) -> NDArray[np.uin
         return filled.reshape(layout.shape)
     groups, tiles, chunks, tile, chunk = layout.shape
     return filled.reshape(groups, tiles, tile, chunks, chunk).transpose(0, 1, 3, 2, 4)
+
+
+class Signature(NamedTuple):
+    """What a function becomes that takes prepared weights.
+
+    Attributes
+    ----------
+    params : list
+        Variables and buffers.
+    weights, counts : tirx.Buffer
+        The prepared weights, and the bits 1 in each of their rows, None without.
+    attrs : dict
+        Attributes of the function, `PREPARED` among them.
+    """
+
+    params: list[Any]
+    weights: Any
+    counts: Any
+    attrs: dict[str, Any]
+
+
+def taking(func: Any, layout: WeightLayout, name: str) -> Signature:
+    """Return the signature of a function with its parameter of packed weights, `name`, replaced."""
+    weights = tirx.decl_buffer(layout.shape, "uint32", name)
+    rows = layout.groups * layout.outputs
+    counts = tirx.decl_buffer((rows,), "int32", "weight_bits") if layout.counts else None
+    params = list(func.params)
+    taken = [weights] if counts is None else [weights, counts]
+    params[layout.param : layout.param + 1] = taken
+    attrs = {**(func.attrs or {}), PREPARED: layout.to_json()}
+    return Signature(params, weights, counts, attrs)

@@ -38,7 +38,7 @@ from xnortvm.schedules.cuda.epilogue import (
 )
 from xnortvm.schedules.cuda.gemm import Gemm, ceil, check_packed, operands
 from xnortvm.schedules.cuda.store import Columns, Sums, store_sums
-from xnortvm.schedules.cuda.weights import PREPARED, WeightLayout
+from xnortvm.schedules.cuda.weights import WeightLayout, taking
 
 ARCH = "sm_90a"
 WARPGROUP = 128
@@ -184,7 +184,7 @@ def make(func: Any, arch: str, blocks: int | None = None) -> Any:
     Returns
     -------
     tirx.PrimFunc
-        Its weights are laid out as the attribute `PREPARED` says.
+        Its weights are laid out as the attribute `weights.PREPARED` says.
 
     Raises
     ------
@@ -207,11 +207,7 @@ def make(func: Any, arch: str, blocks: int | None = None) -> Any:
         tile=patch.columns,
         counts=True,
     )
-    prepared = tirx.decl_buffer(layout.shape, "uint32", str(weights.name))
-    counts = tirx.decl_buffer((layout.outputs,), "int32", "weight_bits")
-    params = list(func.params)
-    params[number : number + 1] = [prepared, counts]
-    attrs = {**(func.attrs or {}), PREPARED: layout.to_json()}
+    params, prepared, counts, attrs = taking(func, layout, str(weights.name))
     column_tiles = layout.outputs // patch.columns
     enough = ceil(ceil(patch.positions, ROWS), WARPGROUPS)
     shared = blocks or max(MULTIPROCESSORS * BLOCKS // column_tiles, 1)

@@ -37,7 +37,7 @@ from xnortvm.schedules.cuda.epilogue import (
 from xnortvm.schedules.cuda.gemm import Gemm, ceil, check_packed, operands
 from xnortvm.schedules.cuda.staged import CHUNK, Copies, Stage
 from xnortvm.schedules.cuda.store import Columns, Sums, pixel_of_row, store_sums
-from xnortvm.schedules.cuda.weights import PREPARED, WeightLayout
+from xnortvm.schedules.cuda.weights import WeightLayout, taking
 
 ARCH = "sm_90a"
 WARPGROUP = 128
@@ -126,7 +126,7 @@ def make(func: Any, arch: str, tile: Tile | None = None) -> Any:
     Returns
     -------
     tirx.PrimFunc
-        Its weights are laid out as the attribute `PREPARED` says.
+        Its weights are laid out as the attribute `weights.PREPARED` says.
 
     Raises
     ------
@@ -148,11 +148,7 @@ def make(func: Any, arch: str, tile: Tile | None = None) -> Any:
         ceil(gemm.words, CHUNK) * CHUNK,
         counts=True,
     )
-    prepared = tirx.decl_buffer(layout.shape, "uint32", str(weights.name))
-    counts = tirx.decl_buffer((layout.shape[0],), "int32", "weight_bits")
-    params = list(func.params)
-    params[number : number + 1] = [prepared, counts]
-    attrs = {**(func.attrs or {}), PREPARED: layout.to_json()}
+    params, prepared, counts, attrs = taking(func, layout, str(weights.name))
     kernel = _Kernel(gemm, tile, layout, activations, prepared, counts, epilogue)
     grid = ceil(gemm.rows, tile.rows), layout.outputs // tile.columns, gemm.problem.groups
     return e.build(params, grid, tile.threads, kernel.emit, attrs)
