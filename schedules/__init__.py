@@ -15,7 +15,8 @@ from xnortvm._tvm import IRModule, Schedule, ir, ir_transform, s_tir, tirx
 from xnortvm.schedules.blocks import ANCHORS, anchor_operator
 from xnortvm.schedules.conv_like import schedule_conv_like
 from xnortvm.schedules.cpu_default import schedule as schedule_default
-from xnortvm.schedules.cuda.dispatch import make_kernel
+from xnortvm.schedules.cuda.decisions import GpuDecisions
+from xnortvm.schedules.cuda.dispatch import make_kernel, make_wanted
 from xnortvm.schedules.cuda.place import place_weights
 from xnortvm.schedules.decisions import ORIGIN, Decisions, decisions_of
 from xnortvm.schedules.isa import ISAS, Gpu, Isa, isa_of
@@ -59,19 +60,33 @@ def schedule_function(func: Any, isa: Isa, num_threads: int = 1) -> Any:
         loops, without threads: TVM's may write to one place.
     """
     if isinstance(isa, Gpu):
-        made, family = make_kernel(func, isa.arch)
-        return _marked(made, f"{family}.{isa.arch}", "rule")
+        return _kernel_for_gpu(func, isa.arch)
     if not isinstance(func.body, s_tir.SBlockRealize) or func.body.block.name_hint != "root":
         return _marked(_serial(func), "none", "rule")
     sch = Schedule(IRModule({"main": func}))
     anchor = anchor_operator(sch)
-    taken = RULES[anchor](sch, isa, num_threads, decisions_of(func)) if anchor else None
+    wanted = decisions_of(func)
+    mine = wanted if isinstance(wanted, Decisions) else None
+    taken = RULES[anchor](sch, isa, num_threads, mine) if anchor else None
     if taken is None:
         scheduled, rule = schedule_default(func, isa, num_threads), f"default.{isa.name}"
     else:
         scheduled, rule = sch.mod["main"], f"{anchor}.{isa.name}"
-    origin = str(func.attrs.get(ORIGIN, "tuned")) if taken == "wanted" else "rule"
-    return _marked(scheduled, rule, origin)
+    return _marked(scheduled, rule, _origin(func) if taken == "wanted" else "rule")
+
+
+def _kernel_for_gpu(func: Any, arch: str) -> Any:
+    wanted = decisions_of(func)
+    if isinstance(wanted, GpuDecisions):
+        made = make_wanted(func, arch, wanted)
+        if made is not None:
+            return _marked(made, f"{wanted.family}.{arch}", _origin(func))
+    made, family = make_kernel(func, arch)
+    return _marked(made, f"{family}.{arch}", "rule")
+
+
+def _origin(func: Any) -> str:
+    return str(func.attrs.get(ORIGIN, "tuned"))
 
 
 def _marked(func: Any, rule: str, origin: str) -> Any:

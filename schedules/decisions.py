@@ -15,6 +15,8 @@ list. Decisions are plain numbers, so that they can be recorded and applied agai
 
 Form and width are decided when an operator becomes TIR (`apply_to_isa`, the attributes "form" and
 "width" of its call), tile and block when the kernel is scheduled (the attribute `DECISIONS`).
+
+Kernels for GPUs have decisions of their own (`xnortvm.schedules.cuda.decisions`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from xnortvm.schedules.cuda.decisions import GpuDecisions
 from xnortvm.schedules.tiling import COSTS, Tile, choose_tile, suits, tiles
 
 if TYPE_CHECKING:
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
 DECISIONS = "xnortvm.decisions"
 #: Attribute of a kernel: where they come from, such as "tuned".
 ORIGIN = "xnortvm.decisions_from"
+#: Attribute of a kernel with decisions: what the tuner knows it by, as JSON.
+DECIDED_KEY = "xnortvm.decisions_for"
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,19 @@ class Decisions:
             )
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{data!r} are no decisions of a kernel") from error
+
+    @property
+    def call_attributes(self) -> dict[str, Any]:
+        """What the call of the operator has to carry: form and width where they are decided."""
+        return {"form": self.form, "width": self.width} if self.width else {}
+
+    def transferred(self) -> Decisions:
+        """Return what of these another kernel can take: width 0 is its rule's."""
+        return replace(self, width=0)
+
+    def beside(self, rule: Any) -> Decisions:
+        """Return what a search of a kernel alike tries first, with this rule."""
+        return replace(self, width=rule.width)
 
     def __str__(self) -> str:
         tile = "×".join(map(str, self.tile))
@@ -132,10 +150,26 @@ class Choices(NamedTuple):
         return self.rule(), False
 
 
-def decisions_of(func: Any) -> Decisions | None:
+#: Of a loop nest, or of a kernel for GPUs.
+AnyDecisions = Decisions | GpuDecisions
+
+
+def read_decisions(data: Any) -> AnyDecisions:
+    """Return the decisions that `to_json` of either kind described.
+
+    Raises
+    ------
+    ValueError
+        When the data are something else.
+    """
+    is_gpu = isinstance(data, dict) and "family" in data
+    return GpuDecisions.from_json(data) if is_gpu else Decisions.from_json(data)
+
+
+def decisions_of(func: Any) -> AnyDecisions | None:
     """Return the decisions that a PrimFunc carries, None when the rule decides."""
     text = (func.attrs or {}).get(DECISIONS)
-    return None if text is None else Decisions.from_json(json.loads(str(text)))
+    return None if text is None else read_decisions(json.loads(str(text)))
 
 
 def decided(attrs: Any, isa: Isa) -> tuple[Isa, int]:

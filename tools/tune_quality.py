@@ -26,7 +26,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xnortvm.errors import ModelError
-from xnortvm.schedules.decisions import Decisions
+from xnortvm.schedules.decisions import AnyDecisions, Decisions
 from xnortvm.schedules.isa import ISAS, Isa
 from xnortvm.schedules.tiling import WORD, Tile
 from xnortvm.tools import figures
@@ -71,11 +71,11 @@ class Shape(NamedTuple):
     """
 
     name: str
-    rule: Decisions
-    times: dict[Decisions, float | None]
+    rule: AnyDecisions
+    times: dict[AnyDecisions, float | None]
 
     @property
-    def worst(self) -> Decisions:
+    def worst(self) -> AnyDecisions:
         """The slowest candidate."""
         return max(self.times, key=lambda each: self.times[each] or 0.0)
 
@@ -102,7 +102,7 @@ def replay(shape: Shape, isa: Isa, strategy: str | Rank, seed: int) -> list[floa
     worst = shape.worst
     others = sorted((each for each in shape.times if each != worst), key=_plain)
     legal = [worst, *others]
-    measured: dict[Decisions, float | None] = {}
+    measured: dict[AnyDecisions, float | None] = {}
     curve: list[float] = []
     while len(measured) < min(TRIALS, len(legal)):
         count = min(BATCH, TRIALS - len(measured))
@@ -154,7 +154,8 @@ def shapes_of(data: dict[str, Any]) -> list[Shape]:
     ]
 
 
-def _plain(decisions: Decisions) -> list[Any]:
+def _plain(decisions: AnyDecisions) -> list[Any]:
+    assert isinstance(decisions, Decisions)
     return [decisions.form, decisions.width, *decisions.tile, decisions.block]
 
 

@@ -28,7 +28,8 @@ from xnortvm.stem import check_stem, choose_stem
 from xnortvm.target import Target, resolve
 from xnortvm.transform.buildable import without_code
 from xnortvm.transform.kernel_rows import add_kernels, planned_activations
-from xnortvm.tuning.find import deciding
+from xnortvm.tuning.find import choosing
+from xnortvm.tuning.kernels import kernels_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -146,8 +147,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
         graph = verification.drop(lowered, exposed) if exposed else lowered
         graph = pipeline.run(graph, phases[-1:], dump_dir)
         graph = choose_stem(graph, stem, _arrays(imported, example_inputs), report)
-        phases = pipeline.kernel_phases(resolved, deciding(records, resolved))
-        kernels = pipeline.run(graph, phases, dump_dir)
+        kernels = kernels_of(graph, resolved, choosing(records, resolved), dump_dir)
     add_kernels(report, kernels)
     _add_sources(report, imported)
     report.bytes_activations = planned_activations(kernels)

@@ -23,9 +23,8 @@ takes 4 LOP3 and 4 POPC; by instruction rates 1.6 times as fast (an estimate: no
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from math import gcd
-from typing import Any
+from typing import Any, NamedTuple
 
 from xnortvm._tvm import tirx
 from xnortvm.ops.problem import Problem
@@ -48,8 +47,7 @@ MOST_VECTORS = {True: 9, False: 8}
 ENOUGH_BLOCKS = 264
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """What there is to decide.
 
     Attributes
@@ -96,11 +94,11 @@ def takes(anchor: Anchor | None) -> bool:
     return problem.groups == 1
 
 
-def choose(problem: Problem, places: int) -> Tile:
+def tile_for(problem: Problem) -> Tile:
     """Return the tile that keeps a GPU busy and reads its operands least often."""
-    columns = 4 if places > 2 * b.WARP and not problem.packed else 2
-    columns = min(columns, -(-places // b.WARP))
-    tiles_of_channels = -(-places // (columns * b.WARP))
+    columns = 4 if problem.outputs > 2 * b.WARP and not problem.packed else 2
+    columns = min(columns, -(-problem.outputs // b.WARP))
+    tiles_of_channels = -(-problem.outputs // (columns * b.WARP))
 
     def blocks(rows: int) -> int:
         return -(-problem.pixels // (rows * WARPS)) * tiles_of_channels
@@ -134,7 +132,7 @@ def tile(func: Any, _arch: str = "", wanted: Tile | None = None) -> Any:
     lanes = lanes_of(epilogue.outputs)
     if lanes.channels != problem.outputs:
         raise NotElementwiseError("the outputs have other channels than the sum")
-    made = wanted or choose(problem, lanes.count)
+    made = wanted or tile_for(problem)
     return b.kernel(func, _Template(problem, made, lanes, epilogue, anchor.operands).launch())
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 from xnortvm._tvm import tirx
 from xnortvm.ops.problem import Problem
@@ -50,10 +50,21 @@ CHUNK = 4
 CHUNK_BYTES = 16
 #: Multiprocessors of an H100 or H200; blocks for each of them that share its memory.
 MULTIPROCESSORS, BLOCKS = 132, 2
-#: Bytes of shared memory for one of two blocks.
-SHARED = 112 << 10
+#: KiB of shared memory of a multiprocessor; each of its blocks takes one more than it asks for.
+SHARED = 227
 #: Positions below which there is not a tile for each warpgroup of a chip.
 LEAST_POSITIONS = MULTIPROCESSORS * WARPGROUPS * ROWS
+
+
+class Tile(NamedTuple):
+    """What there is to decide: output channels of a block, and blocks of a multiprocessor."""
+
+    columns: int
+    blocks: int = BLOCKS
+
+
+#: What the rule chooses from: the first that fits and computes the fewest channels.
+TILES = (Tile(128), Tile(64), Tile(32))
 
 
 @dataclass(frozen=True)
@@ -133,15 +144,34 @@ class Patch:
         return self.weight_bytes + WARPGROUPS * (2 * self.patch_bytes + self.count_bytes)
 
 
-def patch_of(problem: Problem) -> Patch:
-    """Return the sizes for a problem.
+def tile_for(problem: Problem) -> Tile:
+    """Return the tile that fits shared memory and wastes the fewest channels.
+
+    Raises
+    ------
+    NotElementwiseError
+        When the template does not compute the problem.
+    """
+    fitting = [tile for tile in TILES if fits(problem, tile)]
+    if not fitting:
+        raise NotElementwiseError("weights and patches do not fit shared memory")
+    return min(fitting, key=lambda tile: ceil(problem.outputs, tile.columns) * tile.columns)
+
+
+def fits(problem: Problem, tile: Tile) -> bool:
+    """Return whether the blocks of a multiprocessor fit its shared memory."""
+    return patch_of(problem, tile).shared <= (SHARED // tile.blocks - 1) << 10
+
+
+def patch_of(problem: Problem, tile: Tile | None = None) -> Patch:
+    """Return the sizes for a problem, with another tile than it asks for.
 
     Raises
     ------
     NotElementwiseError
         When the template does not compute it.
     """
-    gemm = Gemm.of(problem)
+    Gemm.of(problem)
     refused = (
         (prod(problem.kernel) == 1, "a 1×1 convolution has no taps to share"),
         (problem.strides != (1, 1), "the windows of a stride are no consecutive positions"),
@@ -153,10 +183,7 @@ def patch_of(problem: Problem) -> Patch:
     for applies, why in refused:
         if applies:
             raise NotElementwiseError(why)
-    fitting = [patch for n in (128, 64, 32) if (patch := Patch(problem, n)).shared <= SHARED]
-    if not fitting:
-        raise NotElementwiseError("weights and patches do not fit shared memory")
-    return min(fitting, key=lambda patch: ceil(gemm.columns, patch.columns) * patch.columns)
+    return Patch(problem, (tile or tile_for(problem)).columns)
 
 
 def takes(anchor: Anchor | None) -> bool:
@@ -169,7 +196,7 @@ def takes(anchor: Anchor | None) -> bool:
         return False
 
 
-def make(func: Any, arch: str, blocks: int | None = None) -> Any:
+def make(func: Any, arch: str, tile: Tile | None = None, *, blocks: int | None = None) -> Any:
     """Return the kernel of a packed convolution.
 
     Parameters
@@ -178,6 +205,8 @@ def make(func: Any, arch: str, blocks: int | None = None) -> Any:
         As `FuseTIR` leaves it, with 32-bit indices.
     arch : str
         ``"sm_90a"``.
+    tile : optional
+        Another than the shape asks for.
     blocks : optional
         How many blocks share the tiles, in place of those that fill the chip.
 
@@ -196,7 +225,8 @@ def make(func: Any, arch: str, blocks: int | None = None) -> Any:
     anchor, epilogue = read_anchor(func), read_epilogue(func)
     activations, weights, number = operands(func, anchor)
     assert anchor.problem is not None
-    patch = patch_of(anchor.problem)
+    tile = tile or tile_for(anchor.problem)
+    patch = patch_of(anchor.problem, tile)
     check_packed(patch.problem, epilogue)
     layout = WeightLayout(
         number,
@@ -210,7 +240,7 @@ def make(func: Any, arch: str, blocks: int | None = None) -> Any:
     params, prepared, counts, attrs = taking(func, layout, str(weights.name))
     column_tiles = layout.outputs // patch.columns
     enough = ceil(ceil(patch.positions, ROWS), WARPGROUPS)
-    shared = blocks or max(MULTIPROCESSORS * BLOCKS // column_tiles, 1)
+    shared = blocks or max(MULTIPROCESSORS * tile.blocks // column_tiles, 1)
     grid = min(shared, enough), column_tiles, 1
     kernel = _Kernel(patch, grid[0], activations, prepared, counts, epilogue)
     return e.build(params, grid, WARPGROUPS * WARPGROUP, kernel.emit, attrs)

@@ -166,11 +166,11 @@ def test_a_wrong_result_is_seen(copy: Path, tmp_path: Path) -> None:
 
 
 def test_a_damaged_bundle_is_refused(copy: Path, tmp_path: Path) -> None:
-    with (copy / "parts" / "clock.py").open("a") as file:
+    with (copy / "parts" / "times.py").open("a") as file:
         file.write("\n")
     status, said = _run(copy, tmp_path / "out")
     assert status == 3
-    assert "parts/clock.py is not what was packed" in said
+    assert "parts/times.py is not what was packed" in said
 
 
 def test_an_archive_that_was_cut_off_is_refused(copy: Path, tmp_path: Path) -> None:

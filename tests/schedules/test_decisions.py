@@ -12,7 +12,7 @@ import tvm_ffi
 from tests.tuning.networks import binary_task
 from xnortvm._tvm import ir, runtime, tvm
 from xnortvm.schedules import DECIDED_BY
-from xnortvm.schedules.decisions import DECISIONS, ORIGIN, Decisions
+from xnortvm.schedules.decisions import DECIDED_KEY, DECISIONS, ORIGIN, Decisions
 from xnortvm.schedules.isa import ISAS
 from xnortvm.schedules.tiling import Tile
 from xnortvm.target import resolve
@@ -24,7 +24,7 @@ LAYERS = (Layer(3, 64, 14, 64, 1), Layer(3, 32, 13, 48, 2), Layer(1, 256, 0, 128
 
 
 def bare(func):
-    for mark in (DECISIONS, ORIGIN, DECIDED_BY):
+    for mark in (DECISIONS, ORIGIN, DECIDED_KEY, DECIDED_BY):
         func = func.without_attr(mark)
     return func
 

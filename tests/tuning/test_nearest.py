@@ -20,7 +20,7 @@ from xnortvm.tools.layer_modules import Layer
 from xnortvm.transform.group import group_epilogues
 from xnortvm.transform.stem import mark_stem
 from xnortvm.tuning.find import chooser
-from xnortvm.tuning.nearest import FARTHEST, distance, neighbours, transferred, worth_trying
+from xnortvm.tuning.nearest import FARTHEST, distance, neighbours, worth_trying
 from xnortvm.tuning.records import Machine, Record, Records
 from xnortvm.tuning.search import Options, Search
 from xnortvm.tuning.space import lower, space_of
@@ -76,7 +76,10 @@ def test_the_nearest_winner_decides_and_is_named() -> None:
     near, far = sized(28, 2, 128), sized(28, 4, 64)
     choose = chooser(of(winner(far), winner(near)), HERE)
     assert distance(KEY, far) == 2
-    assert choose(KEY) == (transferred(winner(near)), "nearest (1×28×28×2 * 128×3×3×2)")
+    assert choose(KEY) == (
+        replace(winner(near).decisions, width=0),
+        "nearest (1×28×28×2 * 128×3×3×2)",
+    )
 
 
 def test_a_record_of_the_kernel_itself_goes_before_the_nearest() -> None:

@@ -131,7 +131,7 @@ def build(
     try:
         copies_outputs = may_alias(relax_transform.RewriteDataflowReshape()(mod))
         with (
-            _device_compiler(target),
+            device_compiler(target),
             target.tvm,
             ir_transform.PassContext(opt_level=3, config={_USE_GRAPHS: cuda_graph}),
         ):
@@ -152,7 +152,7 @@ def build(
     return Built(executable, interface, target, copies_outputs)
 
 
-def _device_compiler(target: Target) -> AbstractContextManager[Any]:
+def device_compiler(target: Target) -> AbstractContextManager[Any]:
     """Return what makes device code of CUDA targets machine code, GPU or none; else nothing."""
     if target.kind != "cuda":
         return nullcontext()

@@ -103,6 +103,11 @@ def capability() -> tuple[int, int] | None:
     return int(major), int(minor)
 
 
+def device_name() -> str:
+    """Return what the first device is called; `capability` found one."""
+    return str(tvm.cuda(0).device_name)
+
+
 def device_failure(said: str, target: str) -> str:
     """Return one sentence for what CUDA said when a model ran.
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from xnortvm._tvm import IRModule, ir, relax, tvm, tvm_ffi
 from xnortvm.graph.dataflow import Builder, rebuild
-from xnortvm.schedules.decisions import DECISIONS, ORIGIN
+from xnortvm.schedules.decisions import DECIDED_KEY, DECISIONS, ORIGIN
 from xnortvm.transform.group import KERNEL_LAYER, KERNEL_OP
 
 
@@ -23,7 +23,7 @@ def fuse_kernels(mod: IRModule) -> IRModule:
         if isinstance(func, relax.Function) and func.attrs and KERNEL_OP in func.attrs
     }
     decided = {
-        str(gvar.name_hint): {name: func.attrs[name] for name in (DECISIONS, ORIGIN)}
+        str(gvar.name_hint): {name: func.attrs[name] for name in (DECISIONS, ORIGIN, DECIDED_KEY)}
         for gvar, func in _functions(mod).items()
         if func.attrs and DECISIONS in func.attrs
     }

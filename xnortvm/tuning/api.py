@@ -14,6 +14,7 @@ from xnortvm.runtime.tracker import Tracker
 from xnortvm.target import resolve
 from xnortvm.tuning.boards import BoardRunner
 from xnortvm.tuning.find import file_for, shipped_folder, user_folder
+from xnortvm.tuning.gpu import GpuRunner
 from xnortvm.tuning.modelled import ModelledRunner
 from xnortvm.tuning.network import NotTimedError, time_network
 from xnortvm.tuning.propose import check_strategy
@@ -153,7 +154,8 @@ def _runner(
 
 
 def _local(target: Target, options: Options) -> Runner:
-    return LocalRunner(target.num_threads, options.timeout)
+    runners = {"llvm": LocalRunner, "cuda": GpuRunner}
+    return runners[target.kind](target.num_threads, options.timeout)
 
 
 def _model(target: Target, options: Options) -> Runner:

@@ -8,24 +8,22 @@ process of its own, which can be replaced. Run by `xnortvm.tuning.boards`.
 from __future__ import annotations
 
 import os
-import pickle
 import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from xnortvm._tvm_runtime import runtime
 from xnortvm.errors import BoardError
 from xnortvm.runtime.tracker import FOREIGN, Tracker, request, said
 from xnortvm.tuning import timing
 from xnortvm.tuning.worker import serve
 
 _BIG_CORES = 1
+#: From the kind of a target to what TVM calls its device.
+_DEVICES = {"llvm": "cpu", "cuda": "cuda"}
 _RETRY_SECONDS = 1.0
 
 
-class Session(timing.Place):
+class Session(timing.Sending):
     """A session of a board; what was sent once stays there until it ends.
 
     Parameters
@@ -33,18 +31,23 @@ class Session(timing.Place):
     tracker : Tracker
     wait, seconds : float
         To wait for a free board; until the board ends the session.
+    kind : str
+        Of the target: "llvm", or "cuda" for the board's GPU.
     """
 
-    def __init__(self, tracker: Tracker, wait: float, seconds: float) -> None:
+    def __init__(self, tracker: Tracker, wait: float, seconds: float, kind: str) -> None:
+        super().__init__()
         board = request(tracker, wait)
         self.address = board.address
         try:
             self._session = board.connect(seconds)
-            self._device = self._session.cpu()
+            self._device = self._session.device(_DEVICES[kind])
+            there = kind == "llvm" or self._device.exist
         except Exception as error:
             raise BoardError(f"it cannot be reached ({said(error)})") from error
+        if not there:
+            raise NoGpuError(f"TVM finds no GPU at {self.address}")
         self._libraries = 0
-        self._sent: dict[Path, tuple[list[Any], list[tuple[tuple[int, ...], str]]]] = {}
         self._expected: dict[Path, str] = {}
         self._threads = 1
 
@@ -57,21 +60,8 @@ class Session(timing.Place):
         self._session.remove(name)
         return library
 
-    def tensors(self, path: Path) -> tuple[list[Any], list[tuple[tuple[int, ...], str]]]:
-        """Send arguments, once; those of another task are dropped."""
-        if path not in self._sent:
-            if any(known.parent != path.parent for known in self._sent):
-                self._sent.clear()
-            arguments, outputs = pickle.loads(path.read_bytes())
-            self._sent[path] = [runtime.tensor(each, self._device) for each in arguments], outputs
-        return self._sent[path]
-
-    def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
-        """Return a tensor of zeros on the board."""
-        return runtime.tensor(np.zeros(shape, dtype), self._device)
-
     def device(self) -> Any:
-        """Return the CPU of the board."""
+        """Return the CPU or the GPU of the board."""
         return self._device
 
     def use_threads(self, count: int) -> None:
@@ -95,6 +85,10 @@ class Session(timing.Place):
         return True
 
 
+class NoGpuError(BoardError):
+    """A board without a GPU, for a target that is one."""
+
+
 _session: list[Session] = []
 
 
@@ -106,8 +100,11 @@ def connect(message: dict[str, Any]) -> dict[str, Any]:
     while True:
         left = end - time.monotonic()
         try:
-            _session.append(Session(tracker, max(left, 0.0), message["seconds"]))
+            wait, seconds = max(left, 0.0), message["seconds"]
+            _session.append(Session(tracker, wait, seconds, message["kind"]))
             return {"address": _session[0].address}
+        except NoGpuError as error:
+            return {"failure": f"foreign: {error}"}
         except BoardError as error:
             if left < _RETRY_SECONDS:
                 return {"failure": f"lost: {error}"}

@@ -27,6 +27,7 @@ from typing import Any
 from xnortvm.errors import BoardError, TargetError
 from xnortvm.runtime import tracker as trackers
 from xnortvm.runtime.cross_link import find_cross_linkers
+from xnortvm.runtime.cuda_compiler import find_cuda_compiler
 from xnortvm.runtime.link import find_linker
 from xnortvm.runtime.tracker import Tracker
 from xnortvm.target import Target
@@ -126,7 +127,7 @@ class BoardRunner(Runner):
         self._answers: SimpleQueue[tuple[_Job, _Answer, str] | BaseException | None] = SimpleQueue()
         self._ended = 0
         self._closed = False
-        self._triple = ""
+        self._kind, self._triple = "llvm", ""
 
     @property
     def parallel(self) -> int:
@@ -134,12 +135,14 @@ class BoardRunner(Runner):
         return max(1, len(self._alive()))
 
     def check(self, target: Target) -> None:
-        """Look that there are boards, and a linker for them."""
+        """Look that there are boards, and what makes libraries for them."""
+        if target.kind == "cuda":
+            find_cuda_compiler()
         if target.link is None:
             find_linker()
         else:
             find_cross_linkers(target.link)
-        self._triple = target.triple
+        self._kind, self._triple = target.kind, target.triple
         found = trackers.boards(self._tracker)
         _log.info("%d boards %s: %s", len(found.addresses), self._tracker.key, found.addresses)
 
@@ -259,6 +262,7 @@ class BoardRunner(Runner):
             **self._tracker._asdict(),
             "wait": self._patience,
             "seconds": self._session,
+            "kind": self._kind,
         }
         end = time.monotonic() + self._patience
         while not self._closed:
@@ -267,7 +271,10 @@ class BoardRunner(Runner):
             if "failure" in answer:
                 if not slot.lost:
                     slot.address = ""  # that board may serve somebody else now
-                self._drop(slot, answer["failure"].partition(": ")[2])
+                kind, _, why = answer["failure"].partition(": ")
+                if kind == "foreign":
+                    self._answers.put(_no_gpu(self._tracker.key, why))
+                self._drop(slot, why)
                 return False
             if slot.lost and answer["address"] != slot.address:
                 self._say_lost(slot, slot.lost, len(self._alive()))
@@ -355,3 +362,10 @@ class BoardRunner(Runner):
 
     def _name(self, slot: _Slot) -> str:
         return f"{self._tracker.key} at {slot.address or self._tracker}"
+
+
+def _no_gpu(key: str, why: str) -> TargetError:
+    return TargetError(
+        f"the board {key!r} cannot run code for a GPU: {why}; its server needs an NVIDIA driver "
+        "and CUDA 13's runtime library (pip install nvidia-cuda-runtime)"
+    )

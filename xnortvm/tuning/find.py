@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xnortvm.tuning.nearest import neighbours, transferred
+from xnortvm.tuning.nearest import neighbours
 from xnortvm.tuning.records import Record, Records
 from xnortvm.tuning.task import Choose, Key, decide
 
 if TYPE_CHECKING:
     from xnortvm._tvm import IRModule
-    from xnortvm.schedules.decisions import Decisions
+    from xnortvm.schedules.decisions import AnyDecisions
     from xnortvm.target import Target
 
 #: Environment variable: a file or folder of records, or "off".
@@ -38,7 +38,8 @@ def shipped_folder() -> Path:
 def file_for(place: str | Path, target: Target) -> Path:
     """Return the file for a target: the place itself, or ``<cpu>.jsonl`` where it is a folder."""
     path = Path(place)
-    return path if path.suffix == ".jsonl" else path / f"{target.mcpu or target.isa}.jsonl"
+    name = target.arch or target.mcpu or target.isa
+    return path if path.suffix == ".jsonl" else path / f"{name}.jsonl"
 
 
 def find_records(records: Any, target: Target) -> Records | None:
@@ -74,22 +75,29 @@ def chooser(records: Records, target: Target) -> Choose | None:
     if not known:
         return None
 
-    def choose(key: Key) -> tuple[Decisions, str] | None:
+    def choose(key: Key) -> tuple[AnyDecisions, str] | None:
         record = known.get(key)
         if record is not None:
             return None if record.gain <= 1.0 else (record.decisions, _named("tuned", record))
         near = next(iter(neighbours(key, known.values())), None)
         if near is None or near.gain <= 1.0:
             return None
-        return transferred(near), f"{_named('nearest', near)} ({near.key.sizes})"
+        taken = near.decisions.transferred()
+        origin = f"{_named('nearest', near)} ({near.key.sizes})"
+        return None if taken is None else (taken, origin)
 
     return choose
 
 
+def choosing(records: Any, target: Target) -> Choose | None:
+    """Return what gives kernels the decisions of the records of `find_records`; None without."""
+    found = find_records(records, target)
+    return None if found is None else chooser(found, target)
+
+
 def deciding(records: Any, target: Target) -> Callable[[IRModule], IRModule] | None:
     """Return the pass that applies the records of `find_records`, None without any."""
-    found = find_records(records, target)
-    choose = None if found is None else chooser(found, target)
+    choose = choosing(records, target)
     return None if choose is None else decide(choose)
 
 

@@ -11,10 +11,9 @@ the map.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from math import log2
 
-from xnortvm.schedules.decisions import Decisions
+from xnortvm.schedules.decisions import AnyDecisions
 from xnortvm.tuning.records import Record
 from xnortvm.tuning.task import Key
 
@@ -78,16 +77,11 @@ def neighbours(key: Key, records: Iterable[Record]) -> list[Record]:
     return [each for _, each in near]
 
 
-def transferred(record: Record) -> Decisions:
-    """Return what of a record's decisions another kernel can take: width 0 is its rule's."""
-    return replace(record.decisions, width=0)
-
-
-def worth_trying(legal: Sequence[Decisions], near: Iterable[Record]) -> list[Decisions]:
+def worth_trying(legal: Sequence[AnyDecisions], near: Iterable[Record]) -> list[AnyDecisions]:
     """Return the members of a space, the rule's first, that near records recommend."""
-    rule, found = legal[0], dict[Decisions, None]()
+    rule, found = legal[0], dict[AnyDecisions, None]()
     for record in near:
-        theirs = replace(record.decisions, width=rule.width)
+        theirs = record.decisions.beside(rule)
         if record.gain > 1.0 and theirs in legal:
             found[theirs] = None
     return list(found)[:MOST_TRIED]

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from xnortvm import pipeline
 from xnortvm.errors import XnortvmError
 from xnortvm.freestanding.samples import sample_inputs
 from xnortvm.report import Report
@@ -14,7 +13,8 @@ from xnortvm.runtime.build import build
 from xnortvm.runtime.module import CompiledModel
 from xnortvm.runtime.timing import Times, pinned, race, sampler
 from xnortvm.tuning.find import chooser
-from xnortvm.tuning.task import Choose, Key, decide
+from xnortvm.tuning.kernels import kernels_of
+from xnortvm.tuning.task import Choose, Key
 
 if TYPE_CHECKING:
     from xnortvm._tvm import IRModule
@@ -117,8 +117,7 @@ def _noting(choose: Choose | None, used: set[Key]) -> Choose:
 
 def _compiled(graph: IRModule, target: Target, choose: Choose | None) -> CompiledModel:
     try:
-        apply = None if choose is None else decide(choose)
-        kernels = pipeline.run(graph, pipeline.kernel_phases(target, apply))
+        kernels = kernels_of(graph, target, choose)
         report = Report(target=target.name, isa=target.isa, num_threads=target.num_threads)
         return CompiledModel.from_built(build(kernels, target), report)
     except XnortvmError as error:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from xnortvm.errors import MissingDependencyError, ModelError, near
-from xnortvm.schedules.decisions import Decisions
+from xnortvm.schedules.decisions import AnyDecisions, Decisions
 from xnortvm.schedules.isa import Isa
 from xnortvm.schedules.tiling import COSTS
 
@@ -38,31 +38,45 @@ _OPTIONS: dict[str, Any] = {
     "verbosity": 0,
 }
 
-Measured = Mapping[Decisions, float | None]
-Rank = Callable[[Sequence[Decisions], Measured, Isa, random.Random], list[float]]
+Array = np.ndarray[Any, Any]
+Measured = Mapping[AnyDecisions, float | None]
+Rank = Callable[[Sequence[AnyDecisions], Measured, Isa, random.Random], list[float]]
 
 
-def features(decisions: Decisions, isa: Isa, *, table: bool = True) -> list[float]:
-    """Return what the model sees of decisions; the cost by the rules' table where it may."""
+def features(decisions: Decisions, isa: Isa, *, table: bool = True) -> dict[str, float]:
+    """Return what the model sees of a loop nest; the cost by the rules' table where it may."""
     tile, costs = decisions.tile, COSTS[decisions.form]
-    return [
-        float(list(COSTS).index(decisions.form)),
-        log2(tile.rows),
-        log2(tile.columns),
-        log2(tile.vectors),
-        log2(decisions.block),
-        log2(tile.pixels),
-        log2(tile.accumulators),
-        float(decisions.width),
-        (tile.accumulators + tile.vectors) / isa.registers(decisions.form),
-        decisions.block / tile.vectors,
-        log2(max(costs.of(tile), 1e-3)) if table else 0.0,
+    return {
+        "form": float(list(COSTS).index(decisions.form)),
+        "rows": log2(tile.rows),
+        "columns": log2(tile.columns),
+        "vectors": log2(tile.vectors),
+        "block": log2(decisions.block),
+        "pixels": log2(tile.pixels),
+        "accumulators": log2(tile.accumulators),
+        "width": float(decisions.width),
+        "pressure": (tile.accumulators + tile.vectors) / isa.registers(decisions.form),
+        "blocks": decisions.block / tile.vectors,
+        "cost": log2(max(costs.of(tile), 1e-3)) if table else 0.0,
+    }
+
+
+def matrix(found: Sequence[AnyDecisions], isa: Isa, *, table: bool) -> list[Array]:
+    """Return the rows that the model sees; NaN where a family of kernels has no such number."""
+    seen = [
+        features(each, isa, table=table) if isinstance(each, Decisions) else each.numbers
+        for each in found
     ]
+    names = list(dict.fromkeys(name for each in seen for name in each))
+    return [np.array([each.get(name, np.nan) for name in names]) for each in seen]
 
 
-def cost(decisions: Decisions) -> float:
-    """Return the cost that the rules' table gives decisions."""
-    return COSTS[decisions.form].of(decisions.tile) * decisions.width
+def costs(left: Sequence[AnyDecisions]) -> list[float]:
+    """Return the costs by the rules' table; kernels for GPUs stand in the order of theirs."""
+    return [
+        COSTS[each.form].of(each.tile) * each.width if isinstance(each, Decisions) else float(place)
+        for place, each in enumerate(left)
+    ]
 
 
 def check_strategy(strategy: str) -> None:
@@ -82,26 +96,26 @@ def check_strategy(strategy: str) -> None:
 
 
 def propose(
-    legal: Sequence[Decisions],
+    legal: Sequence[AnyDecisions],
     measured: Measured,
     count: int,
     *,
     isa: Isa,
     seed: str,
     strategy: str | Rank = "xgboost",
-    early: Sequence[Decisions] = (),
-) -> list[Decisions]:
+    early: Sequence[AnyDecisions] = (),
+) -> list[AnyDecisions]:
     """Return up to `count` decisions that have not been measured.
 
     Parameters
     ----------
-    legal : sequence of Decisions
+    legal : sequence of AnyDecisions
         The space; the rule's decisions first, which are always measured first.
     measured : mapping
         Microseconds, None for candidates that failed.
     seed : str
         The same space, log and seed give the same candidates, in whatever order it was measured.
-    early : sequence of Decisions
+    early : sequence of AnyDecisions
         Members of the space that come right after the rule's.
     strategy : str or Rank
         Row of `RANKS`, or a function like those.
@@ -127,13 +141,13 @@ def propose(
 
 
 def _random(
-    left: Sequence[Decisions], _measured: Measured, _isa: Isa, chance: random.Random
+    left: Sequence[AnyDecisions], _measured: Measured, _isa: Isa, chance: random.Random
 ) -> list[float]:
     return [chance.random() for _ in left]
 
 
 def by_model(
-    left: Sequence[Decisions],
+    left: Sequence[AnyDecisions],
     measured: Measured,
     isa: Isa,
     chance: random.Random,
@@ -149,17 +163,15 @@ def by_model(
     """
     known = [(each, us) for each, us in measured.items() if us]
     if len(known) < _FEWEST:
-        return [cost(each) if table else chance.random() for each in left]
+        return costs(left) if table else [chance.random() for _ in left]
     xgboost = _xgboost()
-    seen = np.array([features(each, isa, table=table) for each, _ in known])
+    rows = matrix([*(each for each, _ in known), *left], isa, table=table)
+    seen, wanted = rows[: len(known)], xgboost.DMatrix(np.array(rows[len(known) :]), nthread=1)
     logs = np.array([log(us) for _, us in known])
-    wanted = xgboost.DMatrix(
-        np.array([features(each, isa, table=table) for each in left]), nthread=1
-    )
     guesses = []
     for _ in range(_MODELS):
         weights = np.array([chance.expovariate(1.0) for _ in known])
-        data = xgboost.DMatrix(seen, label=logs, weight=weights, nthread=1)
+        data = xgboost.DMatrix(np.array(seen), label=logs, weight=weights, nthread=1)
         guesses.append(xgboost.train(_OPTIONS, data, num_boost_round=50).predict(wanted))
     guess = np.mean(guesses, axis=0) - np.std(guesses, axis=0)
     return [float(value) for value in guess]

@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 from xnortvm import __version__
 from xnortvm._tvm import installed_version
 from xnortvm.errors import OutputError
-from xnortvm.schedules.decisions import Decisions
+from xnortvm.schedules.decisions import AnyDecisions, read_decisions
 from xnortvm.tuning.task import Key
 
 if TYPE_CHECKING:
@@ -54,6 +54,7 @@ class Machine:
     Attributes
     ----------
     mcpu, isa : str
+        Of a GPU its architecture, and "cuda".
     threads : int
     """
 
@@ -64,7 +65,7 @@ class Machine:
     @classmethod
     def of(cls, target: Target) -> Machine:
         """Return what records for a target are marked with."""
-        return cls(target.mcpu, target.isa, target.num_threads)
+        return cls(target.arch or target.mcpu, target.isa, target.num_threads)
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ class Record:
         "trial" or "best".
     key : Key
     target : Machine
-    decisions : Decisions
+    decisions : AnyDecisions
     us : float or None
         Microseconds of one call, the median; None when the candidate failed.
     rule_us : float or None
@@ -100,7 +101,7 @@ class Record:
     kind: str
     key: Key
     target: Machine
-    decisions: Decisions
+    decisions: AnyDecisions
     us: float | None = None
     rule_us: float | None = None
     noise: float = 0.0
@@ -144,7 +145,7 @@ class Record:
             made = dict(data)
             made["key"] = Key.from_json(data["key"])
             made["target"] = Machine(**data["target"])
-            made["decisions"] = Decisions.from_json(data["decisions"])
+            made["decisions"] = read_decisions(data["decisions"])
             record = cls(**made)
         except (KeyError, TypeError) as error:
             raise ValueError(f"it lacks or has unknown fields ({error})") from error
@@ -248,7 +249,7 @@ class Records:
             if each.kind == kind and each.target == machine and each.is_current
         ]
 
-    def trials(self, key: Key, target: Target, unit: str = "") -> dict[Decisions, Record]:
+    def trials(self, key: Key, target: Target, unit: str = "") -> dict[AnyDecisions, Record]:
         """Return what was measured of a task, the last of each, in the order of the lines.
 
         Those of one unit: times and modelled cycles are no part of one comparison.

@@ -160,13 +160,18 @@ class LocalRunner(Runner):
         Seconds for one candidate.
     module : str
         The Python module of the process.
+    place : str
+        Where kernels run, of `xnortvm.tuning.worker.PLACES`.
     """
 
-    def __init__(self, threads: int, timeout: float = 30.0, module: str = MODULE) -> None:
+    def __init__(
+        self, threads: int, timeout: float = 30.0, module: str = MODULE, *, place: str = "here"
+    ) -> None:
         # The last core for one thread: interrupts tend to be served by the first.
         cores = [max(os.sched_getaffinity(0))] if threads == 1 else []
         self._worker = Worker(cores, module)
-        self._threads, self._timeout = threads, timeout
+        self._asked = {"threads": threads, "place": place}
+        self._timeout = timeout
         self._where = cpu_name()
         self._expected: dict[Path, str] = {}
 
@@ -192,7 +197,7 @@ class LocalRunner(Runner):
 
     def time(self, folder: Path, expected: str = "") -> Measured:
         """Time what was built in one folder."""
-        message = {"command": "measure", "folder": str(folder), "threads": self._threads}
+        message = {"command": "measure", "folder": str(folder), **self._asked}
         answer = self._worker.ask(message, self._timeout, tries=2)
         return Measured(**answer, expected=expected, where=self._where)
 
@@ -201,8 +206,8 @@ class LocalRunner(Runner):
         message = {
             "command": "race",
             "folders": [str(each) for each in folders],
-            "threads": self._threads,
             "turns": turns,
+            **self._asked,
         }
         return Race(**self._worker.ask(message, self._timeout * 2, tries=2), where=self._where)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from xnortvm.errors import CompileError, OutputError
-from xnortvm.schedules.decisions import Decisions
+from xnortvm.schedules.decisions import AnyDecisions
 from xnortvm.schedules.isa import isa_of
 from xnortvm.target import Target
 from xnortvm.tuning.nearest import neighbours, worth_trying
@@ -66,7 +66,7 @@ class State:
     ----------
     measured : dict
         From decisions to their record.
-    early : list of Decisions
+    early : list of AnyDecisions
         What is worth measuring first: that of the nearest records.
     new : int
         Measurements of this run.
@@ -77,14 +77,14 @@ class State:
     task: Task
     space: Space
     folder: Path
-    measured: dict[Decisions, Record]
-    early: list[Decisions] = field(default_factory=list)
+    measured: dict[AnyDecisions, Record]
+    early: list[AnyDecisions] = field(default_factory=list)
     new: int = 0
     done: bool = False
-    built: set[Decisions] = field(default_factory=set)
+    built: set[AnyDecisions] = field(default_factory=set)
 
     @property
-    def times(self) -> dict[Decisions, float | None]:
+    def times(self) -> dict[AnyDecisions, float | None]:
         """Microseconds of what was measured, None where it failed."""
         return {each: record.us for each, record in self.measured.items()}
 
@@ -93,7 +93,7 @@ class State:
         """The best time so far."""
         return min((us for us in self.times.values() if us), default=None)
 
-    def path(self, decisions: Decisions) -> Path:
+    def path(self, decisions: AnyDecisions) -> Path:
         """Where a candidate is built."""
         return self.folder / f"c{self.space.legal.index(decisions)}"
 
@@ -246,7 +246,7 @@ class Search:
         state.done = True
         _log.warning("%s is not tuned: the rule's own kernel failed: %s", state.task.key, why)
 
-    def _record(self, state: State, decisions: Decisions, measured: Measured) -> None:
+    def _record(self, state: State, decisions: AnyDecisions, measured: Measured) -> None:
         record = Record(
             "trial",
             state.task.key,
@@ -262,7 +262,9 @@ class Search:
         state.measured[decisions] = record
         state.new += 1
 
-    def _build(self, state: State, pool: Pool, batch: list[Decisions]) -> dict[Decisions, Measured]:
+    def _build(
+        self, state: State, pool: Pool, batch: list[AnyDecisions]
+    ) -> dict[AnyDecisions, Measured]:
         """Build what is not built yet; return what failed."""
         missing = [each for each in batch if each not in state.built]
         messages = [
@@ -313,7 +315,7 @@ class Search:
             return
         self.records.append(self._winner(state, finalists, race))
 
-    def _winner(self, state: State, finalists: list[Decisions], race: Race) -> Record:
+    def _winner(self, state: State, finalists: list[AnyDecisions], race: Race) -> Record:
         turns, digests = race.turns, race.digests
         by_rule = turns[0]
         best, gain = 0, 1.0

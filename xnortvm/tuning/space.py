@@ -14,8 +14,9 @@ from xnortvm._tvm import IRModule, ir, relax, tirx
 from xnortvm.errors import CompileError
 from xnortvm.graph.dataflow import Graph, dtype_of, shape_of, value_of
 from xnortvm.schedules.conv_like import choices_of
-from xnortvm.schedules.decisions import Choices, Decisions
-from xnortvm.schedules.isa import OWN_COLUMNS, isa_of
+from xnortvm.schedules.cuda.dispatch import legal
+from xnortvm.schedules.decisions import AnyDecisions, Choices, Decisions
+from xnortvm.schedules.isa import OWN_COLUMNS, Gpu, isa_of
 from xnortvm.target import Target
 from xnortvm.tuning.task import Task, decide, tasks_of
 
@@ -51,17 +52,19 @@ class Space:
 
     Attributes
     ----------
-    rule : Decisions
+    rule : Decisions or GpuDecisions
         What the compiler takes without a record: candidate 0.
-    legal : list of Decisions
+    legal : list of those
         The rule's first; the rest in a fixed order.
     """
 
-    rule: Decisions
-    legal: list[Decisions]
+    rule: AnyDecisions
+    legal: list[AnyDecisions]
 
 
-def lower(task: Task, target: Target, decisions: Decisions | None, *, scheduled: bool) -> Lowered:
+def lower(
+    task: Task, target: Target, decisions: AnyDecisions | None, *, scheduled: bool
+) -> Lowered:
     """Make the kernel of a task as the compiler would with these decisions; None is the rule's.
 
     Raises
@@ -122,11 +125,14 @@ def space_of(task: Task, target: Target) -> Space | None:
     target : Target
     """
     isa = isa_of(target)
+    if isinstance(isa, Gpu):
+        kernels = legal(lower(task, target, None, scheduled=False).func, isa.arch)
+        return Space(kernels[0], [*kernels]) if len(kernels) > 1 else None
     first = _choices(task, target, None)
     if first is None:
         return None
     rule = first.rule()
-    found: dict[Decisions, None] = {rule: None}
+    found: dict[AnyDecisions, None] = {rule: None}
     for choices in _variants(task, target, first):
         found.update(dict.fromkeys(choices.legal()))
     return Space(rule, list(found)) if isa.lanes and len(found) > 1 else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from xnortvm._tvm import BlockBuilder, IRModule, ir, relax
 from xnortvm.graph.dataflow import Builder, Graph, op_name, shape_of
-from xnortvm.schedules.decisions import DECISIONS, ORIGIN, Decisions
+from xnortvm.schedules.decisions import DECIDED_KEY, DECISIONS, ORIGIN, AnyDecisions
 from xnortvm.transform.group import KERNEL_LAYER
 
 #: Operators that anchor kernels with something to decide, and their short names.
@@ -196,7 +196,7 @@ def _plain(value: Any) -> str:
 
 
 #: From a key to decisions and where they come from; None leaves the kernel to the rule.
-Choose = Callable[[Key], "tuple[Decisions, str] | None"]
+Choose = Callable[[Key], "tuple[AnyDecisions, str] | None"]
 
 
 def decide(choose: Choose) -> Callable[[IRModule], IRModule]:
@@ -207,26 +207,27 @@ def decide(choose: Choose) -> Callable[[IRModule], IRModule]:
         for gvar, func in functions.items():
             key = key_of(func)
             found = None if key is None else choose(key)
-            if found is not None:
-                functions[gvar] = _with_decisions(func, *found)
+            if key is not None and found is not None:
+                functions[gvar] = _with_decisions(func, key, *found)
         return IRModule(functions, attrs=mod.attrs)
 
     return apply
 
 
-def _with_decisions(func: Any, decisions: Decisions, origin: str) -> Any:
+def _with_decisions(func: Any, key: Key, decisions: AnyDecisions, origin: str) -> Any:
     """Return the kernel with its decisions as attributes, and with those of its anchor's call."""
     graph, builder = Graph(func), Builder()
     params = [relax.Var(str(param.name), param.ty) for param in graph.params]
     builder.env = dict(zip(graph.params, params, strict=True))
     attrs = dict(func.attrs.items())
     attrs |= {DECISIONS: json.dumps(decisions.to_json()), ORIGIN: origin}
+    attrs |= {DECIDED_KEY: json.dumps(key.to_json())}
     with builder.block.function("kernel", params, attrs=attrs, private=True):
         with builder.block.dataflow():
             for var, old in graph.bindings:
                 expr = builder.new(old)
-                if op_name(expr) in _WITH_FORM and decisions.width:
-                    expr = _with_form(expr, decisions)
+                if op_name(expr) in _WITH_FORM and decisions.call_attributes:
+                    expr = _with_form(expr, decisions.call_attributes)
                 atom = isinstance(expr, relax.Var | relax.Tuple)
                 builder.env[var] = expr if atom else builder.emit(expr, str(var.name))
             output = builder.block.emit_output(builder.new(graph.result))
@@ -234,7 +235,6 @@ def _with_decisions(func: Any, decisions: Decisions, origin: str) -> Any:
     return builder.block.get()["kernel"]
 
 
-def _with_form(call: Any, decisions: Decisions) -> Any:
-    attrs = {str(key): value for key, value in call.attrs.items()}
-    attrs |= {"form": decisions.form, "width": decisions.width}
+def _with_form(call: Any, more: dict[str, Any]) -> Any:
+    attrs = {str(key): value for key, value in call.attrs.items()} | more
     return relax.Call(call.op, call.args, ir.make_node("ir.DictAttrs", **attrs))

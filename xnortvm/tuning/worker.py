@@ -8,6 +8,7 @@ candidate does can reach the tuner but the end of this process: crashes, endless
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import importlib
 import json
 import os
@@ -66,26 +67,30 @@ def _build(
     message: dict[str, Any], symbol: str, write: Callable[[Any, Any, Path], None]
 ) -> dict[str, Any]:
     from xnortvm._tvm import ir, tvm
+    from xnortvm.runtime.build import device_compiler
     from xnortvm.schedules import DECIDED_BY
-    from xnortvm.schedules.decisions import Decisions
+    from xnortvm.schedules.decisions import read_decisions
     from xnortvm.tuning import space
 
     target = _target(message)
-    decisions = Decisions.from_json(message["decisions"])
+    decisions = read_decisions(message["decisions"])
     lowered = space.lower(_task(message["task"]), target, decisions, scheduled=True)
     if str(lowered.func.attrs[DECIDED_BY]) == "rule":
         return {"failure": f"illegal: the rule does not allow {decisions}"}
     func = lowered.func.with_attr("global_symbol", symbol)
-    library = tvm.compile(ir.IRModule({symbol: func}), target.tvm)
+    with device_compiler(target):
+        library = tvm.compile(ir.IRModule({symbol: func}), target.tvm)
     folder = Path(message["folder"])
     folder.mkdir(parents=True, exist_ok=True)
     inputs = space.random_inputs(lowered)
     arguments = [inputs[each] if isinstance(each, int) else each for each in lowered.arguments]
     write(library, target, folder)
-    shared = folder.parent / f"arguments-{decisions.form}-{decisions.width}.pickle"
+    data = pickle.dumps((arguments, lowered.outputs))
+    # Many candidates are called with the same: weights differ by the order that they lie in.
+    shared = folder.parent / f"arguments-{hashlib.sha256(data).hexdigest()[:16]}.pickle"
     if not shared.exists():
         part = shared.with_suffix(f".{os.getpid()}")
-        part.write_bytes(pickle.dumps((arguments, lowered.outputs)))
+        part.write_bytes(data)
         part.replace(shared)
     (folder / "arguments").write_text(shared.name)
     return {}
@@ -122,13 +127,27 @@ def build_module(message: dict[str, Any]) -> dict[str, Any]:
 
 def measure(message: dict[str, Any]) -> dict[str, Any]:
     """Time one candidate alone."""
-    return timing.measure(Path(message["folder"]), timing.Here(), message["threads"])
+    return timing.measure(Path(message["folder"]), _place(message), message["threads"])
 
 
 def race(message: dict[str, Any]) -> dict[str, Any]:
     """Time candidates in turns."""
     folders = [Path(each) for each in message["folders"]]
-    return timing.race(folders, timing.Here(), message["threads"], message["turns"])
+    return timing.race(folders, _place(message), message["threads"], message["turns"])
+
+
+def _gpu() -> timing.Place:
+    from xnortvm.tuning.gpu_place import Gpu
+
+    return Gpu()
+
+
+#: Where this process runs kernels.
+PLACES: dict[str, Callable[[], timing.Place]] = {"here": timing.Here, "gpu": lru_cache(_gpu)}
+
+
+def _place(message: dict[str, Any]) -> timing.Place:
+    return PLACES[message.get("place", "here")]()
 
 
 COMMANDS: dict[str, Command] = {

@@ -12,8 +12,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from xnortvm.runtime.cuda_device import CudaError, Driver, MissingKernelError, Pointer
+
 from . import expected
-from .driver import CudaError, Driver, MissingKernelError, Pointer
 from .result import SkipPart, write
 
 FATBIN = "ceilings.fatbin"

@@ -13,7 +13,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .driver import Driver
+from xnortvm.runtime.cuda_device import Driver
+
 from .result import write
 
 _ASKED = (

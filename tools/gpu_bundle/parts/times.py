@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from .clock import clock_for
+from xnortvm.runtime.clock import clock_for
+
 from .models import Entry, each, entries, prepare
 from .result import write
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The CUDA driver by ctypes: as much of it as microbenchmarks need."""
+"""The CUDA driver by ctypes: as much of it as measuring needs, without TVM."""
 
 from __future__ import annotations
 
 import ctypes
 import statistics
+import weakref
 from array import array
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -171,17 +172,20 @@ class Driver:
 
     def seconds(self, work: Callable[[], None]) -> float:
         """Return the median time of some work, after a warm-up."""
+        return statistics.median(self.times(work, _WARM_UP + _ROUNDS)[_WARM_UP:])
+
+    def times(self, work: Callable[[], None], rounds: int) -> list[float]:
+        """Return the seconds of some work in each of so many rounds."""
         times = []
-        for turn in range(_WARM_UP + _ROUNDS):
+        for _ in range(rounds):
             self._call("cuEventRecord", self._events[0], self._stream)
             work()
             self._call("cuEventRecord", self._events[1], self._stream)
             self._call("cuEventSynchronize", self._events[1])
             elapsed = ctypes.c_float()
             self._call("cuEventElapsedTime", ctypes.byref(elapsed), *self._events)
-            if turn >= _WARM_UP:
-                times.append(elapsed.value * 1e-3)
-        return statistics.median(times)
+            times.append(elapsed.value * 1e-3)
+        return times
 
     def graph(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record some launches and return what starts all of them at once."""
@@ -190,7 +194,13 @@ class Driver:
         work()
         self._call("cuStreamEndCapture", self._stream, ctypes.byref(graph))
         self._call("cuGraphInstantiateWithFlags", ctypes.byref(ready), graph, ctypes.c_uint64(0))
-        return lambda: self._call("cuGraphLaunch", ready, self._stream)
+        self._call("cuGraphDestroy", graph)
+
+        def launch() -> None:
+            self._call("cuGraphLaunch", ready, self._stream)
+
+        weakref.finalize(launch, self._cuda.cuGraphExecDestroy, ready).atexit = False
+        return launch
 
     def _call(self, name: str, *arguments: Any) -> None:
         self._check(name, getattr(self._cuda, name)(*arguments))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from .driver import CudaError, Driver
+from xnortvm.runtime.cuda_device import CudaError, Driver
 
 #: Work of about this long is timed at once, so that a launch's cost does not count.
 _SECONDS, _MOST = 2e-3, 200
@@ -48,17 +48,27 @@ class Events:
             call()
             self.driver.wait()
             count = self._count(call)
+        work, how = self.recorded(call, count)
+        return Timed(self.driver.seconds(work) / count, how)
 
-            def many() -> None:
+    def recorded(self, call: Callable[[], Any], count: int) -> tuple[Callable[[], None], str]:
+        """Return what makes a call so many times, and whether as a graph or by itself.
+
+        Parameters
+        ----------
+        call : callable
+            It was called before: the first call loads kernels, which cannot be recorded.
+        """
+
+        def many() -> None:
+            with self._stream():
                 for _ in range(count):
                     call()
 
-            try:
-                graph = self.driver.graph(many)
-                return Timed(self.driver.seconds(graph) / count, "graph")
-            except CudaError:
-                # A call that allocates or waits cannot be recorded.
-                return Timed(self.driver.seconds(many) / count, "events")
+        try:
+            return self.driver.graph(many), "graph"
+        except CudaError:  # a call that allocates or waits cannot be recorded
+            return many, "events"
 
     def _count(self, call: Callable[[], Any]) -> int:
         start = time.perf_counter()
