@@ -10,11 +10,12 @@ Lanes of a warp are neighbouring channels, so a word of 32 packed bits is one ba
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 from xnortvm._tvm import tirx
-from xnortvm.schedules.cuda import builder as b
+from xnortvm.schedules.cuda import emit as e
 from xnortvm.schedules.cuda.epilogue import (
     NotElementwiseError,
     Output,
@@ -49,47 +50,51 @@ def direct(func: Any) -> Any:
         by_shape.setdefault(output.shape, []).append(output)
     if reduction is not None and list(by_shape) != [reduction.shape]:
         raise NotElementwiseError("the outputs have another shape than the sum")
-    return b.kernel(func, *(_launch(outputs, reduction) for outputs in by_shape.values()))
+    launches = [_launch(outputs, reduction) for outputs in by_shape.values()]
+    return e.build(func.params, func.attrs, *launches)
 
 
-def _launch(outputs: list[Output], reduction: Reduction | None) -> Any:
+def _launch(outputs: list[Output], reduction: Reduction | None) -> e.Launch:
     """Return one grid of threads for outputs of one shape."""
     lanes = lanes_of(outputs)
     *lead, _ = outputs[0].shape
     total = prod(lead) * lanes.count
-    bx, tx = tirx.Var("bx", "int32"), tirx.Var("tx", "int32")
-    number = tirx.Var("i", "int32")
-    *at, place = b.split_index(number, [*lead, lanes.count])
-    channel, valid = lanes.channel(place)
-    index = (*at, channel)
-    buffers, body = [], []
-    acc: Any = None
-    if reduction is not None:
-        sums = b.registers("acc", (1,), reduction.dtype)
-        buffers.append(sums)
-        acc = b.load(sums, b.const(0))
-        body.append(b.store(sums, reduction.first, b.const(0)))
-        body.append(b.when(valid, _sum(reduction, sums, index)))
-    body += [write(output, acc, index, place, valid) for output in outputs]
-    blocks = -(-total // THREADS)
-    inside = None if total % THREADS == 0 else number < b.const(total)
-    return b.launch(
-        [("blockIdx.x", blocks, bx), ("threadIdx.x", THREADS, tx)],
-        buffers,
-        tirx.Bind(number, bx * b.const(THREADS) + tx),
-        b.when(inside, b.block(*body)),
-    )
+
+    def body(blocks: list[Any], thread: Any) -> None:
+        number = e.let("i", blocks[0] * THREADS + thread)
+        with e.when(True if total % THREADS == 0 else number < total):
+            *at, place = _split(number, [*lead, lanes.count])
+            channel, valid = lanes.channel(place)
+            index = (*at, channel)
+            acc = None if reduction is None else _sum(reduction, index, valid)
+            for output in outputs:
+                write(output, acc, index, place, valid)
+
+    return e.Launch([-(-total // THREADS)], THREADS, body)
 
 
-def _sum(reduction: Reduction, sums: Any, index: tuple[Any, ...]) -> Any:
-    """Return the loops of the sum."""
+def _split(number: Any, shape: Sequence[int]) -> list[Any]:
+    """Return the indices of an element of a row-major tensor from its number."""
+    found: list[Any] = []
+    for axis, extent in enumerate(shape):
+        part = tirx.floordiv(number, prod(shape[axis + 1 :]))
+        found.append(part if axis == 0 else tirx.floormod(part, extent))
+    return found
 
-    def nest(steps: list[Any]) -> Any:
-        place = len(steps)
-        if place < len(reduction.extents):
-            extent = reduction.extents[place]
-            return b.loop(f"r{place}", extent, lambda step: nest([*steps, step]))
-        now = b.load(sums, b.const(0))
-        return b.store(sums, reduction.step(now, index, tuple(steps)), b.const(0))
 
-    return nest([])
+def _sum(reduction: Reduction, index: tuple[Any, ...], valid: Any) -> Any:
+    """Compute a sum where its element is valid, and return it."""
+    acc = e.registers("acc", 1, reduction.dtype)
+    e.store(acc, reduction.first, 0)
+
+    def nest(*steps: Any) -> None:
+        axis = len(steps)
+        if axis == len(reduction.extents):
+            e.store(acc, reduction.step(e.load(acc, 0), index, steps), 0)
+            return
+        with e.loop(f"r{axis}", reduction.extents[axis]) as step:
+            nest(*steps, step)
+
+    with e.when(valid):
+        nest()
+    return e.load(acc, 0)

@@ -3,23 +3,26 @@
 
 A kernel is built by ordinary Python that calls these functions in order. Loops over registers are
 left to the CUDA compiler to unroll (`unroll`): TVM's passes take long for what is unrolled already.
-Shared memory is one dynamic buffer of 32-bit words that the kernel lays out itself: TVM would merge
-several buffers without seeing the reads of asynchronous instructions, and would cut one down to the
-part that ordinary accesses touch.
+A condition may be True, which leaves no branch.
+
+Shared memory that asynchronous or matrix instructions read is one dynamic buffer of 32-bit words
+that the kernel lays out itself (`Shared`): TVM would merge several buffers without seeing those
+reads, and would cut one down to the part that ordinary accesses touch. Where all accesses are
+ordinary ones, arrays of fixed size do (`shared`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from tvm.script.ir_builder import IRBuilder
 from tvm.tirx.script import builder as T
 
 from xnortvm._tvm import tirx
-from xnortvm.schedules.cuda.builder import IS_SCHEDULED
 
+WARP = 32
 FULL_WARP = 0xFFFFFFFF
 
 
@@ -45,6 +48,11 @@ def registers(name: str, count: int, dtype: str = "uint32") -> Any:
     return IRBuilder.name(name, T.alloc_buffer((count,), dtype, scope="local"))
 
 
+def shared(name: str, shape: Sequence[int], dtype: str) -> Any:
+    """Return an array in the shared memory of the block, of fixed size."""
+    return IRBuilder.name(name, T.alloc_buffer(tuple(shape), dtype, scope="shared"))
+
+
 def store(buffer: Any, value: Any, *indices: Any) -> None:
     """Store a value."""
     T.buffer_store(buffer, value, list(indices))
@@ -60,10 +68,21 @@ def at(buffer: Any, offset: Any) -> Any:
     return load(buffer, *[0] * (len(buffer.shape) - 1), offset)
 
 
+def run(first: Any, count: int) -> Any:
+    """Return the index of neighbouring elements, which are loaded and stored together."""
+    if count == 1:
+        return first
+    return tirx.Ramp(i32(first) if isinstance(first, int) else first, i32(1), count)
+
+
 def vector(buffer: Any, offset: Any, lanes: int) -> Any:
     """Return the load of a vector of a parameter."""
-    index = offset if lanes == 1 else tirx.Ramp(offset, i32(1), lanes)
-    return at(buffer, index)
+    return at(buffer, run(offset, lanes))
+
+
+def where(condition: Any, value: Any, otherwise: Any) -> Any:
+    """Return a value that is computed, and memory that is read, only where a condition holds."""
+    return value if condition is True else tirx.if_then_else(condition, value, otherwise)
 
 
 def address(element: Any) -> Any:
@@ -77,14 +96,19 @@ def ptx(opcode: str, *operands: Any) -> None:
 
 
 def barrier() -> None:
-    """Wait for all threads of the block."""
-    T.evaluate(T.cuda.cta_sync())
+    """Wait for all threads of the block: by a call that TVM knows, so that it adds none itself."""
+    T.evaluate(T.tvm_storage_sync("shared"))
 
 
 def shuffle_xor(register: Any, index: Any, other: Any, bits: int) -> None:
     """Set ``register[other]`` to ``register[index]`` of the lane whose number differs in `bits`."""
     args = u32(bits), u32(31), u32(FULL_WARP)
     ptx("shfl_sync.bfly.b32", register[other], register[index], *args)
+
+
+def ballot(condition: Any) -> Any:
+    """Return the word whose bit l says whether the condition holds in lane l of the warp."""
+    return T.cuda.ballot_sync(u32(FULL_WARP), i32(condition))
 
 
 @contextmanager
@@ -125,6 +149,9 @@ def unroll(name: str, extent: int) -> Iterator[Any]:
 @contextmanager
 def loop(name: str, extent: int) -> Iterator[Any]:
     """A loop that stays one."""
+    if extent == 1:
+        yield i32(0)
+        return
     with T.serial(0, extent) as var:
         yield IRBuilder.name(name, var)
 
@@ -155,41 +182,48 @@ class Shared:
         T.buffer_store(self.words, value, [index])
 
 
-def build(
-    params: Sequence[Any],
-    grid: Sequence[int],
-    threads: int,
-    body: Callable[[list[Any], Any], None],
-    attrs: Mapping[str, Any],
-) -> Any:
-    """Return a PrimFunc of one kernel.
+class Launch(NamedTuple):
+    """A kernel.
 
-    Parameters
+    Attributes
     ----------
-    params : list of tirx.Buffer
     grid : (x, y, z)
+        Blocks; fewer numbers will do.
     threads : int
         Of a block.
     body : callable
         Emits the kernel from its block indices and its thread index.
+    """
+
+    grid: Sequence[int]
+    threads: int
+    body: Callable[[list[Any], Any], None]
+
+
+def build(params: Sequence[Any], attrs: Mapping[str, Any], *launches: Launch) -> Any:
+    """Return a PrimFunc of kernels, launched one after the other.
+
+    Parameters
+    ----------
+    params : list of tirx.Buffer
     attrs : mapping
         Of the function; those that keep TVM's own schedules away are added.
+    launches : Launch
     """
     with IRBuilder() as builder, T.prim_func(private=True, s_tir=True):
         T.func_name("main")
         kept = {key: value for key, value in attrs.items() if key != "global_symbol"}
-        T.func_attr({**kept, "tirx.noalias": True, IS_SCHEDULED: True})
+        T.func_attr({**kept, "tirx.noalias": True, "tirx.is_scheduled": True})
         for param in params:
             T.arg(str(param.name), param)
         with T.sblock("root"):
             T.reads([])
             T.writes([])
-            frames = [
-                T.launch_thread(f"blockIdx.{axis}", extent)
-                for axis, extent in zip("xyz", grid, strict=False)
-            ]
-            frames.append(T.launch_thread("threadIdx.x", threads))
-            _nested(frames, [], body)
+            for launch in launches:
+                axes = [*zip("xyz", launch.grid, strict=False)]
+                frames = [T.launch_thread(f"blockIdx.{axis}", extent) for axis, extent in axes]
+                frames.append(T.launch_thread("threadIdx.x", launch.threads))
+                _nested(frames, [], launch.body)
     symbol = attrs.get("global_symbol")
     made = builder.get()
     return made if symbol is None else made.with_attr("global_symbol", symbol)

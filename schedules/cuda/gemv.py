@@ -8,11 +8,12 @@ meet in shared memory, whose rows of 33 keep them apart.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from xnortvm._tvm import tirx
 from xnortvm.ops.problem import Problem
-from xnortvm.schedules.cuda import builder as b
+from xnortvm.schedules.cuda import emit as e
 from xnortvm.schedules.cuda.epilogue import (
     Anchor,
     Epilogue,
@@ -24,7 +25,7 @@ from xnortvm.schedules.cuda.lanes import Lanes, lanes_of, write
 
 #: Warps of a block, and channels of each.
 WARPS = 8
-TOGETHER = b.WARP // WARPS
+TOGETHER = e.WARP // WARPS
 #: Rows up to which reading weights once for each row costs less than tiles that are mostly empty.
 MOST_ROWS = 4
 
@@ -53,77 +54,72 @@ def gemv(func: Any, _arch: str = "") -> Any:
     lanes = lanes_of(epilogue.outputs)
     if lanes.channels != problem.outputs:
         raise NotElementwiseError("the outputs have other channels than the sum")
-    return b.kernel(func, _launch(problem, lanes, epilogue, anchor.operands))
+    blocks = -(-lanes.count // e.WARP)
+    kernel = _Kernel(problem, blocks * e.WARP, lanes, epilogue, *anchor.operands)
+    launch = e.Launch((blocks, problem.images), WARPS * e.WARP, kernel.emit)
+    return e.build(func.params, func.attrs, launch)
 
 
-def _launch(problem: Problem, lanes: Lanes, epilogue: Epilogue, operands: list[Any]) -> Any:
-    inputs, weights = operands
-    dtype = "int32" if problem.packed else "float32"
-    row, by, warp, lane = (tirx.Var(name, "int32") for name in ("row", "by", "warp", "lane"))
-    sums = b.registers("sums", (TOGETHER,), dtype)
-    total = b.registers("total", (1,), dtype)
-    partial = b.shared("partial", (b.WARP, b.WARP + 1), dtype)
-    blocks = -(-lanes.count // b.WARP)
-    zero = tirx.const(0, dtype)
+@dataclass
+class _Kernel:
+    problem: Problem
+    places: int
+    lanes: Lanes
+    epilogue: Epilogue
+    inputs: Any
+    weights: Any
 
-    def own(j: int) -> tuple[Any, Any]:
-        place = by * b.const(b.WARP) + warp * b.const(TOGETHER) + b.const(j)
-        return lanes.channel(place, blocks * b.WARP)
+    def emit(self, blocks: list[Any], thread: Any) -> None:
+        """Emit the kernel."""
+        self.dtype = "int32" if self.problem.packed else "float32"
+        self.first, self.row = blocks[0] * e.WARP, blocks[1]
+        warp = e.let("warp", tirx.floordiv(thread, e.WARP))
+        self.lane = e.let("lane", tirx.floormod(thread, e.WARP))
+        self.channel = e.let("first_channel", warp * TOGETHER)
+        sums = self._sums()
+        partial = e.shared("partial", (e.WARP, e.WARP + 1), self.dtype)
+        with e.unroll("j", TOGETHER) as j:
+            e.store(partial, e.load(sums, j), self.channel + j, self.lane)
+        e.barrier()
+        with e.when(warp.equal(0)):
+            self._finish(partial)
 
-    def step(number: Any) -> Any:
-        word = number * b.const(b.WARP) + lane
-        middle = (b.const(0), b.const(0)) if problem.rank == 4 else ()
-        value = b.load(inputs, row, *middle, word)
-        added = []
-        for j in range(TOGETHER):
-            channel, valid = own(j)
-            term = _term(problem, value, weights, (channel, *middle), word)
-            if valid is not None:
-                term = tirx.if_then_else(valid, term, zero)
-            added.append(b.store(sums, b.load(sums, b.const(j)) + term, b.const(j)))
-        whole = problem.words % b.WARP == 0
-        return b.when(None if whole else word < b.const(problem.words), b.block(*added))
+    def _sums(self) -> Any:
+        """Return what this lane adds up of the channels of its warp."""
+        sums = e.registers("sums", TOGETHER, self.dtype)
+        with e.unroll("j", TOGETHER) as j:
+            e.store(sums, tirx.const(0, self.dtype), j)
+        middle = (0, 0) if self.problem.rank == 4 else ()
+        steps, rest = divmod(self.problem.words, e.WARP)
+        with e.loop("step", steps + (rest > 0)) as step:
+            word = e.let("word", step * e.WARP + self.lane)
+            with e.when(word < self.problem.words if rest else True):
+                value = e.let("value", e.load(self.inputs, self.row, *middle, word))
+                with e.unroll("j", TOGETHER) as j:
+                    place = self.first + self.channel + j
+                    channel, valid = self.lanes.channel(place, self.places)
+                    term = self._term(value, (channel, *middle), word)
+                    term = e.where(valid, term, tirx.const(0, self.dtype))
+                    e.store(sums, e.load(sums, j) + term, j)
+        return sums
 
-    place = by * b.const(b.WARP) + lane
-    channel, valid = lanes.channel(place, blocks * b.WARP)
-    first = b.const(0)
-    add_up = b.loop(
-        "part",
-        b.WARP,
-        lambda part: b.store(total, b.load(total, first) + b.load(partial, lane, part), first),
-    )
-    index = (row, b.const(0), b.const(0), channel)
-    results = [
-        write(output, b.load(total, first), index, place, valid) for output in epilogue.outputs
-    ]
-    return b.launch(
-        [
-            ("blockIdx.x", blocks, by),
-            ("blockIdx.y", problem.images, row),
-            ("threadIdx.y", WARPS, warp),
-            ("threadIdx.x", b.WARP, lane),
-        ],
-        [sums, total, partial],
-        *(b.store(sums, zero, b.const(j)) for j in range(TOGETHER)),
-        b.loop("step", -(-problem.words // b.WARP), step),
-        *(
-            b.store(partial, b.load(sums, b.const(j)), warp * b.const(TOGETHER) + b.const(j), lane)
-            for j in range(TOGETHER)
-        ),
-        b.barrier(),
-        b.when(
-            warp.equal(b.const(0)),
-            b.block(b.store(total, zero, first), add_up, *results),
-        ),
-    )
+    def _term(self, value: Any, at: tuple[Any, ...], word: Any) -> Any:
+        """Return what one element adds to a sum."""
+        weight = e.load(self.weights, *at, word)
+        if not self.problem.packed:
+            return value * weight
+        bits = value ^ weight
+        if self.problem.masked:
+            bits = bits & e.load(self.weights, *at, word + self.problem.words)
+        return e.i32(tirx.popcount(bits))
 
-
-def _term(problem: Problem, value: Any, weights: Any, at: tuple[Any, ...], word: Any) -> Any:
-    """Return what one element adds to a sum."""
-    weight = b.load(weights, *at, word)
-    if not problem.packed:
-        return value * weight
-    bits = value ^ weight
-    if problem.masked:
-        bits = bits & b.load(weights, *at, word + b.const(problem.words))
-    return tirx.popcount(bits).astype("int32")
+    def _finish(self, partial: Any) -> None:
+        """Add up what the lanes of one channel have, and store what becomes of it."""
+        total = e.registers("total", 1, self.dtype)
+        e.store(total, tirx.const(0, self.dtype), 0)
+        with e.loop("part", e.WARP) as part:
+            e.store(total, e.load(total, 0) + e.load(partial, self.lane, part), 0)
+        place = e.let("place", self.first + self.lane)
+        channel, valid = self.lanes.channel(place, self.places)
+        for output in self.epilogue.outputs:
+            write(output, e.load(total, 0), (self.row, 0, 0, channel), place, valid)

@@ -14,7 +14,7 @@ from typing import Any
 
 from xnortvm._tvm import tirx
 from xnortvm.ops.layout import WORD, words
-from xnortvm.schedules.cuda import builder as b
+from xnortvm.schedules.cuda import emit as e
 from xnortvm.schedules.cuda.epilogue import NotElementwiseError, Output
 
 
@@ -37,7 +37,7 @@ class Lanes:
     count: int
 
     def channel(self, place: Any, count: int = 0) -> tuple[Any, Any]:
-        """Return the channel of a place, and whether there is one (None: always).
+        """Return the channel of a place, and whether there is one (True: always).
 
         Parameters
         ----------
@@ -47,12 +47,11 @@ class Lanes:
         """
         if self.span == self.channels:
             whole = max(count, self.count) == self.channels
-            return place, None if whole else place < b.const(self.channels)
+            return place, True if whole else place < self.channels
         width = words(self.span) * WORD
-        inside = tirx.floormod(place, b.const(width))
-        channel = tirx.floordiv(place, b.const(width)) * b.const(self.span) + inside
-        valid = tirx.all(inside < b.const(self.span), channel < b.const(self.channels))
-        return channel, valid
+        inside = tirx.floormod(place, width)
+        channel = tirx.floordiv(place, width) * self.span + inside
+        return channel, tirx.all(inside < self.span, channel < self.channels)
 
 
 def lanes_of(outputs: Sequence[Output]) -> Lanes:
@@ -80,9 +79,9 @@ def write(
     index: tuple[Any, ...],
     place: Any,
     valid: Any,
-    stored: Any = None,
-) -> Any:
-    """Return the statement that stores one element, or the warp's word of bits.
+    stored: Any = True,
+) -> None:
+    """Store one element, or the warp's word of bits.
 
     Parameters
     ----------
@@ -92,22 +91,17 @@ def write(
         Indices of the element.
     place : expression
         The place of its channel; the warp's lowest is a multiple of 32.
-    valid : expression or None
+    valid : expression or True
         Whether there is such an element. All lanes of a warp have to come here.
-    stored : expression or None
+    stored : expression or True
         Whether there is such a word, the same for the whole warp.
     """
     element = output.element(acc, index)
     at = index if len(output.buffer.shape) == len(index) else (index[0], index[-1])
     if not output.packed:
-        return b.when(valid, b.store(output.buffer, element, *at))
-    bit = element if valid is None else tirx.if_then_else(valid, element, b.const(0, "bool"))
-    word = tirx.Var("word", "uint32")
-    first = tirx.floormod(place, b.const(WORD)).equal(b.const(0))
-    if stored is not None:
-        first = tirx.all(first, stored)
-    number = tirx.floordiv(place, b.const(WORD))
-    return b.block(
-        tirx.Bind(word, b.ballot(bit)),
-        b.when(first, b.store(output.buffer, word, *at[:-1], number)),
-    )
+        with e.when(valid):
+            e.store(output.buffer, element, *at)
+        return
+    word = e.let("word", e.ballot(e.where(valid, element, tirx.const(0, "bool"))))
+    with e.when(e.both(tirx.floormod(place, WORD).equal(0), stored)):
+        e.store(output.buffer, word, *at[:-1], tirx.floordiv(place, WORD))

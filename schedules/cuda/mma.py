@@ -194,7 +194,7 @@ def make(func: Any, arch: str, tile: Tile | None = None, form: Form | None = Non
         layout.outputs // tile.block[1],
         gemm.problem.groups,
     )
-    return e.build(params, grid, tile.threads, kernel.emit, attrs)
+    return e.build(params, attrs, e.Launch(grid, tile.threads, kernel.emit))
 
 
 @dataclass

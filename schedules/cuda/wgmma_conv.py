@@ -243,7 +243,7 @@ def make(func: Any, arch: str, tile: Tile | None = None, *, blocks: int | None =
     shared = blocks or max(MULTIPROCESSORS * tile.blocks // column_tiles, 1)
     grid = min(shared, enough), column_tiles, 1
     kernel = _Kernel(patch, grid[0], activations, prepared, counts, epilogue)
-    return e.build(params, grid, WARPGROUPS * WARPGROUP, kernel.emit, attrs)
+    return e.build(params, attrs, e.Launch(grid, WARPGROUPS * WARPGROUP, kernel.emit))
 
 
 @dataclass

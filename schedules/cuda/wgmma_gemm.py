@@ -151,7 +151,7 @@ def make(func: Any, arch: str, tile: Tile | None = None) -> Any:
     params, prepared, counts, attrs = taking(func, layout, str(weights.name))
     kernel = _Kernel(gemm, tile, layout, activations, prepared, counts, epilogue)
     grid = ceil(gemm.rows, tile.rows), layout.outputs // tile.columns, gemm.problem.groups
-    return e.build(params, grid, tile.threads, kernel.emit, attrs)
+    return e.build(params, attrs, e.Launch(grid, tile.threads, kernel.emit))
 
 
 @dataclass
