@@ -14,14 +14,10 @@ from typing import Any
 from xnortvm._tvm import tirx
 from xnortvm.ops.problem import Problem
 from xnortvm.schedules.cuda import emit as e
-from xnortvm.schedules.cuda.epilogue import (
-    Anchor,
-    Epilogue,
-    NotElementwiseError,
-    read_anchor,
-    read_epilogue,
-)
-from xnortvm.schedules.cuda.lanes import Lanes, lanes_of, write
+from xnortvm.schedules.cuda.epilogue import Anchor, Epilogue
+from xnortvm.schedules.cuda.gemm import ceil
+from xnortvm.schedules.cuda.lanes import Lanes, write
+from xnortvm.schedules.cuda.layers import product_of, read_layer
 
 #: Warps of a block, and channels of each.
 WARPS = 8
@@ -32,8 +28,8 @@ MOST_ROWS = 4
 
 def takes(anchor: Anchor | None) -> bool:
     """Whether the layer is a product with so few rows that its time is that of its weights."""
-    problem = None if anchor is None else anchor.problem or anchor.floats
-    if anchor is None or problem is None or len(anchor.operands) != 2:
+    problem = product_of(anchor)
+    if problem is None:
         return False
     alone = problem.taps == 1 and problem.groups == 1 and not any(problem.padding)
     return alone and problem.map == (1, 1) and problem.images <= MOST_ROWS
@@ -47,23 +43,15 @@ def gemv(func: Any, _arch: str = "") -> Any:
     NotElementwiseError
         When the epilogue is none of elements.
     """
-    anchor, epilogue = read_anchor(func), read_epilogue(func)
-    problem = anchor.problem or anchor.floats
-    if problem is None or not epilogue.outputs:
-        raise NotElementwiseError("the sum is not a plain one")
-    lanes = lanes_of(epilogue.outputs)
-    if lanes.channels != problem.outputs:
-        raise NotElementwiseError("the outputs have other channels than the sum")
-    blocks = -(-lanes.count // e.WARP)
-    kernel = _Kernel(problem, blocks * e.WARP, lanes, epilogue, *anchor.operands)
-    launch = e.Launch((blocks, problem.images), WARPS * e.WARP, kernel.emit)
+    kernel = _Kernel(*read_layer(func))
+    grid = ceil(kernel.lanes.count, e.WARP), kernel.problem.images
+    launch = e.Launch(grid, WARPS * e.WARP, kernel.emit)
     return e.build(func.params, func.attrs, launch)
 
 
 @dataclass
 class _Kernel:
     problem: Problem
-    places: int
     lanes: Lanes
     epilogue: Epilogue
     inputs: Any
@@ -71,6 +59,7 @@ class _Kernel:
 
     def emit(self, blocks: list[Any], thread: Any) -> None:
         """Emit the kernel."""
+        self.places = ceil(self.lanes.count, e.WARP) * e.WARP
         self.dtype = "int32" if self.problem.packed else "float32"
         self.first, self.row = blocks[0] * e.WARP, blocks[1]
         warp = e.let("warp", tirx.floordiv(thread, e.WARP))
@@ -90,10 +79,10 @@ class _Kernel:
         with e.unroll("j", TOGETHER) as j:
             e.store(sums, tirx.const(0, self.dtype), j)
         middle = (0, 0) if self.problem.rank == 4 else ()
-        steps, rest = divmod(self.problem.words, e.WARP)
-        with e.loop("step", steps + (rest > 0)) as step:
+        words = self.problem.words
+        with e.loop("step", ceil(words, e.WARP)) as step:
             word = e.let("word", step * e.WARP + self.lane)
-            with e.when(word < self.problem.words if rest else True):
+            with e.when(word < words if words % e.WARP else True):
                 value = e.let("value", e.load(self.inputs, self.row, *middle, word))
                 with e.unroll("j", TOGETHER) as j:
                     place = self.first + self.channel + j

@@ -36,14 +36,9 @@ from typing import Any, NamedTuple
 
 from xnortvm._tvm import tirx
 from xnortvm.schedules.cuda import emit as e
-from xnortvm.schedules.cuda.epilogue import (
-    Anchor,
-    Epilogue,
-    NotElementwiseError,
-    read_anchor,
-    read_epilogue,
-)
-from xnortvm.schedules.cuda.gemm import Gemm, ceil, check_packed, operands
+from xnortvm.schedules.cuda.epilogue import Anchor, Epilogue, NotElementwiseError
+from xnortvm.schedules.cuda.gemm import Gemm, ceil
+from xnortvm.schedules.cuda.layers import packed_product_of, read_packed_layer
 from xnortvm.schedules.cuda.staged import CHUNK, Copies, Stage
 from xnortvm.schedules.cuda.store import Columns, Sums, pixel_of_row, store_sums
 from xnortvm.schedules.cuda.weights import WeightLayout, taking
@@ -142,12 +137,8 @@ def tile_for(gemm: Gemm, tiles: tuple[Tile, ...] = TILES) -> Tile:
 
 def takes(anchor: Anchor | None) -> bool:
     """Return whether an anchor is a product that the template computes."""
-    if anchor is None or anchor.problem is None or len(anchor.operands) != 2:
-        return False
-    try:
-        return Gemm.of(anchor.problem).columns >= LEAST_COLUMNS
-    except NotElementwiseError:
-        return False
+    gemm = packed_product_of(anchor)
+    return gemm is not None and gemm.columns >= LEAST_COLUMNS
 
 
 def make(func: Any, arch: str, tile: Tile | None = None, form: Form | None = None) -> Any:
@@ -174,11 +165,7 @@ def make(func: Any, arch: str, tile: Tile | None = None, form: Form | None = Non
     """
     if arch not in FORMS:
         raise NotElementwiseError(f"{arch} has no native mma of bits")
-    anchor, epilogue = read_anchor(func), read_epilogue(func)
-    activations, weights, number = operands(func, anchor)
-    assert anchor.problem is not None
-    gemm = Gemm.of(anchor.problem)
-    check_packed(gemm.problem, epilogue)
+    gemm, epilogue, activations, weights, number = read_packed_layer(func)
     form, tile = form or FORMS[arch], tile or tile_for(gemm)
     layout = WeightLayout(
         number,

@@ -31,15 +31,10 @@ from typing import Any, NamedTuple
 from xnortvm._tvm import tirx
 from xnortvm.ops.problem import Problem
 from xnortvm.schedules.cuda import emit as e
-from xnortvm.schedules.cuda.epilogue import (
-    Anchor,
-    Epilogue,
-    NotElementwiseError,
-    read_anchor,
-    read_epilogue,
-)
+from xnortvm.schedules.cuda.epilogue import Anchor, Epilogue
 from xnortvm.schedules.cuda.gemm import ceil, pixel_of
-from xnortvm.schedules.cuda.lanes import Lanes, lanes_of, write
+from xnortvm.schedules.cuda.lanes import Lanes, write
+from xnortvm.schedules.cuda.layers import product_of, read_layer
 
 #: Warps of a block, and elements that a thread reads from shared memory at once.
 WARPS, VECTOR = 8, 4
@@ -102,10 +97,8 @@ class _Place(NamedTuple):
 
 def takes(anchor: Anchor | None) -> bool:
     """Whether the template computes a sum: no groups, and operands that are parameters."""
-    problem = None if anchor is None else anchor.problem or anchor.floats
-    if anchor is None or problem is None or len(anchor.operands) != 2:
-        return False
-    return problem.groups == 1
+    problem = product_of(anchor)
+    return problem is not None and problem.groups == 1
 
 
 def tile_for(problem: Problem) -> Tile:
@@ -139,23 +132,17 @@ def tile(func: Any, _arch: str = "", wanted: Tile | None = None) -> Any:
     NotElementwiseError
         When the epilogue is none of elements.
     """
-    anchor, epilogue = read_anchor(func), read_epilogue(func)
-    problem = anchor.problem or anchor.floats
-    if problem is None or not epilogue.outputs:
-        raise NotElementwiseError("the sum is not a plain one")
-    lanes = lanes_of(epilogue.outputs)
-    if lanes.channels != problem.outputs:
-        raise NotElementwiseError("the outputs have other channels than the sum")
-    made = wanted or tile_for(problem)
-    kernel = _Kernel(problem, made, lanes, epilogue, *anchor.operands)
-    grid = ceil(problem.pixels, made.pixels), ceil(lanes.count, made.channels)
+    layer = read_layer(func)
+    made = wanted or tile_for(layer.problem)
+    kernel = _Kernel(made, *layer)
+    grid = ceil(layer.problem.pixels, made.pixels), ceil(layer.lanes.count, made.channels)
     return e.build(func.params, func.attrs, e.Launch(grid, THREADS, kernel.emit))
 
 
 @dataclass
 class _Kernel:
-    problem: Problem
     tile: Tile
+    problem: Problem
     lanes: Lanes
     epilogue: Epilogue
     image: Any
