@@ -29,7 +29,7 @@ class Kernel:
     op : str
         Operator of the anchor.
     form : str
-        Form of its inner loop: ``"float"``, or that of `xnortvm.ops.dot.form_of`.
+        Form of its inner loop: ``"float"``, or that of `xnortvm.ops.dot_form.form_of`.
     lanes : int
         Output channels in one vector of the anchor; 0 is as many as fit.
     anchor : block

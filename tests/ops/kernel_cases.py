@@ -19,7 +19,7 @@ from xnortvm.ops.bitpack import bitpack_te, threshold_pack_te
 from xnortvm.ops.bsum2d import bsum2d_te
 from xnortvm.ops.conv2d import conv2d_te, float_weights
 from xnortvm.ops.dense import dense_te
-from xnortvm.ops.dot import kernel_weights
+from xnortvm.ops.dot_weights import kernel_weights
 from xnortvm.schedules.isa import Isa
 
 te = tvm.te

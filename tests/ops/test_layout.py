@@ -12,7 +12,9 @@ from hypothesis.extra import numpy as npst
 from xnortvm import ops
 from xnortvm.ops import reference
 from xnortvm.ops.channels import blocked_weight, padded_vectors
-from xnortvm.ops.dot import MAX_LOOKUPS, NIBBLE, Form, kernel_weights, split_reduction
+from xnortvm.ops.dot import split_reduction
+from xnortvm.ops.dot_form import MAX_LOOKUPS, NIBBLE, Form
+from xnortvm.ops.dot_weights import kernel_weights
 from xnortvm.ops.intrinsics import MAX_BYTE_WORDS
 
 bits = npst.arrays(bool, st.tuples(st.integers(1, 3), st.integers(1, 100)))

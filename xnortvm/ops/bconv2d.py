@@ -21,16 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from xnortvm._tvm import TensorType, relax, te, tirx
 from xnortvm.ops.channels import group_of, lane_of
-from xnortvm.ops.dot import (
-    Form,
-    Shape,
-    differing,
-    differing_bits,
-    form_of,
-    kernel_weights,
-    spread,
-    twice,
-)
+from xnortvm.ops.dot import differing, differing_bits, spread, twice
+from xnortvm.ops.dot_form import Form, Shape, form_of
+from xnortvm.ops.dot_weights import kernel_weights
 from xnortvm.ops.layout import (
     BorderClasses,
     border_classes,

@@ -13,15 +13,9 @@ import numpy as np
 
 from xnortvm._tvm import TensorType, relax, te, tirx
 from xnortvm.ops.channels import lane_of
-from xnortvm.ops.dot import (
-    Form,
-    Shape,
-    differing,
-    differing_bits,
-    form_of,
-    kernel_weights,
-    twice,
-)
+from xnortvm.ops.dot import differing, differing_bits, twice
+from xnortvm.ops.dot_form import Form, Shape, form_of
+from xnortvm.ops.dot_weights import kernel_weights
 from xnortvm.ops.layout import is_masked, unpack_weights, words
 from xnortvm.ops.problem import Problem, sum_te
 from xnortvm.ops.registry import constant_value, make_call, register_relax_op, static_shape

@@ -48,6 +48,17 @@ def bind(
     return [bound[name] for name in names]
 
 
+def given_or_random(specs: Sequence[TensorSpec], given: Any, batch: int = 1) -> list[Any]:
+    """Return the arguments that are given, else random ones, the same in every call."""
+    if given is not None:
+        return list(given) if isinstance(given, (tuple, list)) else [given]
+    random = np.random.default_rng(0)
+    return [
+        np.asarray(random.standard_normal(spec.of_batch(batch))).astype(spec.dtype)
+        for spec in specs
+    ]
+
+
 def kind_of(specs: Sequence[TensorSpec], values: Sequence[Any]) -> str:
     """Return ``"numpy"``, ``"torch"`` or ``"torch on a GPU"``, the one kind that all values have.
 

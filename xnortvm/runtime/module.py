@@ -5,28 +5,23 @@ from __future__ import annotations
 
 import json
 import os
-import threading
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from xnortvm._tvm_runtime import VirtualMachine, tvm
-from xnortvm.errors import DeviceError, ModelError, TargetError, XnortvmError
+from xnortvm.errors import ModelError, TargetError
 from xnortvm.runtime import arguments, bundle, folder
 from xnortvm.runtime import trace as tracing
-from xnortvm.runtime.cuda_driver import device_failure
 from xnortvm.runtime.elf import glibc_of
-from xnortvm.runtime.host import Machine, check_gpu, check_host, machine_of
+from xnortvm.runtime.host import Machine, machine_of
 from xnortvm.runtime.interface import Interface, Kernel, TensorSpec
 from xnortvm.runtime.library import runnable
 from xnortvm.runtime.measure import BenchmarkResult, Profile, time_calls
-from xnortvm.runtime.samples import first_sample, run_samples
-from xnortvm.runtime.threads import use_threads
+from xnortvm.runtime.running import Running
+from xnortvm.runtime.samples import first_sample
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
+    from contextlib import AbstractContextManager
 
     from xnortvm.freestanding import Freestanding
     from xnortvm.runtime.build import Built
@@ -76,16 +71,12 @@ class CompiledModel:
         self.target_name = target_name
         self.num_threads = num_threads
         self._interface = interface
-        self._machine = machine
-        self._copies_outputs = copies_outputs
+        self._running = Running(
+            interface, machine, target_name, num_threads, copies_outputs, loadable
+        )
         self._library = library
-        self._loadable = loadable
         self._objects = objects
         self._freestanding = freestanding
-        self._lock = threading.Lock()
-        self._staging = arguments.Staging(interface.inputs, on_gpu=bool(machine.arch))
-        self._loaded: Any = None
-        self._main: Any = None
 
     @classmethod
     def from_built(
@@ -164,19 +155,9 @@ class CompiledModel:
         values = arguments.bind(self.inputs, inputs, named)
         kind = arguments.kind_of(self.inputs, values)
         for spec, value in zip(self.inputs, values, strict=True):
-            arguments.check(spec, value, ("cpu", "cuda") if self._machine.arch else ("cpu",))
+            arguments.check(spec, value, self._running.devices)
         arguments.check_batch(self.inputs, values, self._interface.batch)
-        with self._lock, self._device_errors():
-            self._vm()
-            use_threads(self.num_threads)
-            if self._interface.batch is None:
-                result = arguments.flatten(self._run(values))
-                return arguments.hand_out(result, kind, copy=self._copies_outputs)
-            arrays = run_samples(self._run, self.inputs, self.outputs, values)
-            return arguments.hand_out(arrays, kind, copy=False)
-
-    def _run(self, values: Sequence[Any]) -> Any:
-        return self._main(*map(self._staging.take, range(len(values)), values))
+        return self._running.call(values, kind)
 
     def benchmark(
         self,
@@ -199,7 +180,7 @@ class CompiledModel:
         batch : int
             Samples of the random values, for a model with a dynamic batch.
         """
-        values = self._inputs_or_random(inputs, batch)
+        values = arguments.given_or_random(self.inputs, inputs, batch)
         self(*values)
         return time_calls(
             lambda: self(*values), repeats=repeats, warmup=warmup, num_threads=self.num_threads
@@ -215,9 +196,8 @@ class CompiledModel:
         repeats : int
             Runs of the model; medians are reported.
         """
-        with self._lock_on_one_sample(inputs) as tensors:
-            finish = tvm.cuda(0).sync if self._machine.arch else lambda: None
-            sites = tracing.time_kernels(self._vm(), tensors, max(repeats, 1), finish)
+        with self._one_sample(inputs) as (vm, tensors):
+            sites = tracing.time_kernels(vm, tensors, max(repeats, 1), self._running.finish)
         return Profile.of(sites, self._interface.kernels)
 
     def trace(self, inputs: Sequence[Any] | None = None) -> list[tracing.KernelCall]:
@@ -228,8 +208,8 @@ class CompiledModel:
         inputs : sequence of ndarray or torch.Tensor, optional
             Arguments of the call; random values by default.
         """
-        with self._lock_on_one_sample(inputs) as tensors:
-            return tracing.trace(self._vm(), tensors)
+        with self._one_sample(inputs) as (vm, tensors):
+            return tracing.trace(vm, tensors)
 
     def record(self, inputs: Sequence[Any]) -> tuple[list[Any], list[tracing.KernelCall]]:
         """Run once; return the outputs as arrays, and the kernel calls as `trace` does.
@@ -239,10 +219,7 @@ class CompiledModel:
         inputs : sequence of ndarray
             Arguments of the call.
         """
-        with self._lock:
-            vm = self._vm()
-            use_threads(self.num_threads)
-            tensors = list(map(self._staging.take, range(len(inputs)), inputs))
+        with self._running.alone(inputs) as (vm, tensors):
             calls, result = tracing.record(vm, tensors)
         return [tensor.numpy() for tensor in arguments.flatten(result)], calls
 
@@ -261,8 +238,8 @@ class CompiledModel:
         int
             How many tensors were filled with noise.
         """
-        with self._lock_on_one_sample(inputs) as tensors:
-            result, filled = tracing.poisoned(self._vm(), tensors)
+        with self._one_sample(inputs) as (vm, tensors):
+            result, filled = tracing.poisoned(vm, tensors)
             arrays = tuple(tensor.numpy() for tensor in arguments.flatten(result))
         return (arrays[0] if len(arrays) == 1 else arrays), filled
 
@@ -276,8 +253,8 @@ class CompiledModel:
         inputs : sequence of ndarray or torch.Tensor, optional
             Arguments of the call; random values by default.
         """
-        with self._lock_on_one_sample(inputs) as tensors:
-            return tracing.live_calls(self._vm(), tensors)
+        with self._one_sample(inputs) as (vm, tensors):
+            return tracing.live_calls(vm, tensors)
 
     @property
     def kernels(self) -> dict[str, Kernel]:
@@ -337,7 +314,7 @@ class CompiledModel:
         TargetError
             When the model is for a GPU.
         """
-        if self._machine.arch:
+        if self._running.machine.arch:
             raise TargetError(
                 f"the C programs of a folder run on a CPU, and the model was compiled for "
                 f"{self.target_name}; save it to one file, for xnortvm.load"
@@ -351,15 +328,20 @@ class CompiledModel:
         """Return the manifest and the members of a saved model, be it a file or a folder."""
         library = self.library
         manifest = {
-            "interface": self._interface.to_json(),
-            "target": self.target_name,
+            **self._manifest(),
             "num_threads": self.num_threads,
-            "machine": self._machine.to_json(),
             "glibc": glibc_of(library),
-            "copies_outputs": self._copies_outputs,
+            "copies_outputs": self._running.copies_outputs,
         }
         report = json.dumps(self.report.to_json(), indent=1).encode()
         return manifest, {bundle.LIBRARY: library, bundle.REPORT: report}
+
+    def _manifest(self) -> dict[str, Any]:
+        return {
+            "interface": self._interface.to_json(),
+            "target": self.target_name,
+            "machine": self._running.machine.to_json(),
+        }
 
     def save_freestanding(
         self, path: str | os.PathLike[str], *, prefix: str = "model"
@@ -404,52 +386,14 @@ class CompiledModel:
         path = Path(path)
         bundle.check_folder(path)
         made, expected = self._freestanding(self, prefix)
-        manifest = {
-            "interface": self._interface.to_json(),
-            "target": self.target_name,
-            "machine": self._machine.to_json(),
-            **made.manifest(),
-        }
+        manifest = {**self._manifest(), **made.manifest()}
         bundle.write_folder(path, manifest, made.members(expected), made.texts())
         return made
 
-    @contextmanager
-    def _lock_on_one_sample(self, inputs: Sequence[Any] | None) -> Iterator[list[Any]]:
-        """Own the model, and get the arguments of ``main`` for the first sample."""
-        values = self._inputs_or_random(inputs)
+    def _one_sample(
+        self, inputs: Sequence[Any] | None
+    ) -> AbstractContextManager[tuple[Any, list[Any]]]:
+        """Own the virtual machine, and get it and the arguments of ``main`` for one sample."""
+        values = arguments.given_or_random(self.inputs, inputs)
         self(*values)  # checks the values and warms the caches
-        with self._lock:
-            use_threads(self.num_threads)
-            first = first_sample(self.inputs, values)
-            yield list(map(self._staging.take, range(len(first)), first))
-
-    @contextmanager
-    def _device_errors(self) -> Iterator[None]:
-        """Say in one sentence what a GPU could not do."""
-        try:
-            yield
-        except XnortvmError:
-            raise
-        except Exception as error:
-            if not self._machine.arch:
-                raise
-            raise DeviceError(device_failure(str(error), self.target_name)) from error
-
-    def _vm(self) -> Any:
-        if self._loaded is None:
-            what = f"the model was compiled for {self.target_name}"
-            check_host(self._machine, what)
-            check_gpu(self._machine, what)
-            device = tvm.cuda(0) if self._machine.arch else tvm.cpu()
-            self._loaded = VirtualMachine(self._loadable(), device)
-            self._main = self._loaded["main"]
-        return self._loaded
-
-    def _inputs_or_random(self, inputs: Sequence[Any] | None, batch: int = 1) -> list[Any]:
-        if inputs is not None:
-            return list(inputs) if isinstance(inputs, (tuple, list)) else [inputs]
-        random = np.random.default_rng(0)
-        return [
-            np.asarray(random.standard_normal(spec.of_batch(batch))).astype(spec.dtype)
-            for spec in self.inputs
-        ]
+        return self._running.alone(first_sample(self.inputs, values))
