@@ -258,6 +258,10 @@ inline void cp_async_wait(int allowed) {
   finish(copies[current], allowed, [](const Copy& c) { perform(c); });
 }
 
+}  // namespace emu
+#include "bulk.hpp"
+namespace emu {
+
 // -- tensor cores --------------------------------------------------------------------------------
 inline void ldmatrix(uint* to, int matrices, uint address) {
   int side = exchange(~0u, 100 + matrices, &address, 1);
@@ -351,6 +355,7 @@ inline void entry() {
 }
 inline bool run_block() {
   memset(done, 0, sizeof done);
+  byte_barrier_count = bulk_copy_count = 0;
   memset(block_barriers, 0, sizeof block_barriers);
   memset(warp_barriers, 0, sizeof warp_barriers);
   memset(part_barriers, 0, sizeof part_barriers);
@@ -371,7 +376,7 @@ inline bool run_block() {
       if (failed) return false;
       left += !done[current];
     }
-    if (left && !moves) {
+    if (left && !moves && !finish_bulk_copy()) {
       snprintf(message, sizeof message, "block (%u, %u, %u): %d of %d threads wait at a barrier that "
                "the others never reach", bid.x, bid.y, bid.z, left, threads);
       return failed = true, false;

@@ -357,8 +357,8 @@ _SIZES = {
 
 @cache
 def _compile(code: str) -> ctypes.CDLL:
-    header = (HERE / "device.hpp").read_text()
-    key = hashlib.sha256((code + header + " ".join(FLAGS)).encode()).hexdigest()[:20]
+    headers = "".join(path.read_text() for path in sorted(HERE.glob("*.hpp")))
+    key = hashlib.sha256((code + headers + " ".join(FLAGS)).encode()).hexdigest()[:20]
     library = BUILD / f"{key}.so"
     if not library.exists():
         BUILD.mkdir(parents=True, exist_ok=True)

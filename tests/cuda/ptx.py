@@ -154,6 +154,20 @@ INSTRUCTIONS: tuple[tuple[str, Callable[[re.Match[str], list[Operand]], str]], .
     (r"cp\.async\.commit_group", _call("emu::cp_async_commit")),
     (r"cp\.async\.wait_group", _call("emu::cp_async_wait")),
     (r"cp\.async\.wait_all", _lines("emu::cp_async_commit(); emu::cp_async_wait(0);")),
+    (r"selp\.b32", _lines("{0} = {3} ? {1} : {2};")),
+    (r"mbarrier\.init\.shared(?:::cta)?\.b64", _call("emu::mbarrier_init")),
+    (
+        r"mbarrier\.arrive\.expect_tx\.shared(?:::cta)?\.b64",
+        _lines("emu::mbarrier_expect({1}, {2});"),
+    ),
+    (
+        r"mbarrier\.try_wait\.parity\.shared(?:::cta)?\.b64",
+        _lines("bool {0} = emu::mbarrier_try_wait({1}, {2});"),
+    ),
+    (
+        r"cp\.async\.bulk\.shared::cluster\.global\.mbarrier::complete_tx::bytes",
+        _call("emu::bulk_copy"),
+    ),
     (r"fence\.proxy\.async(\.shared::cta)?", _nothing),
     (r"setmaxnreg\.(inc|dec)\.sync\.aligned\.u32", _nothing),
     (r"(?:bar|barrier)(?:\.cta)?\.sync(?:\.aligned)?", _call("emu::bar_sync")),

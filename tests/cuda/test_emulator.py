@@ -121,6 +121,63 @@ def test_a_copy_that_nobody_waits_for_does_not_arrive() -> None:
     assert not (got == a).any()
 
 
+BULK = """{dynamic}
+    uint at = (uint)__cvta_generic_to_shared(&sm[0]), done = 0;
+    if (t == 0) {{
+      asm volatile("mbarrier.init.shared.b64 [%0], %1;" : : "r"(at + 1024), "r"(1u) : "memory");
+      asm volatile("fence.proxy.async.shared::cta;" : : : "memory");
+      asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" : : "r"(at + 1024), "r"({expected}u) : "memory");
+      for (int i = 0; i < 2; ++i)
+        asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" : :
+          "r"(at + i * 256), "l"(&p0[i * 64]), "r"({nbytes}u), "r"(at + 1024) : "memory");
+    }}
+    __syncthreads();
+    while (!done) {{
+      asm volatile("{{ .reg .pred pd0; mbarrier.try_wait.parity.shared.b64 pd0, [%1], %2; selp.b32 %0, 1, 0, pd0; }}" :
+        "=r"(done) : "r"(at + 1024), "r"(0u) : "memory");
+      if ({hasty}) break;
+    }}
+    for (int i = 0; i < 4; ++i) p1[t * 4 + i] = sm[t * 4 + i];"""
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_bulk_copies_arrive_at_their_barrier(early) -> None:
+    a = words(32, 4)
+    body = BULK.format(dynamic=DYNAMIC, expected=512, nbytes=256, hasty=0)
+    got = run(body, a, np.zeros_like(a), shared=1032, early=early)[1]
+    np.testing.assert_array_equal(got, a)
+
+
+def test_a_bulk_copy_that_nobody_waits_for_does_not_arrive() -> None:
+    a = words(32, 4)
+    body = BULK.format(dynamic=DYNAMIC, expected=512, nbytes=256, hasty=1)
+    got = run(body, a, np.zeros_like(a), shared=1032)[1]
+    assert not (got[0] == a[0]).any() or not (got[31] == a[31]).any()
+
+
+@pytest.mark.parametrize(
+    ("changed", "what"),
+    [
+        ({"expected": 528}, "never reach"),
+        ({"nbytes": 8}, "multiples of 16 bytes, not 8"),
+        ({"nbytes": 272}, "cp.async.bulk of 272 bytes at byte 256 of p0"),
+        ({"expected": 1 << 20}, "less than 2"),
+    ],
+)
+def test_misused_bulk_copies_are_errors(changed, what) -> None:
+    a = words(32, 4)
+    body = BULK.format(dynamic=DYNAMIC, **{"expected": 512, "nbytes": 256, "hasty": 0, **changed})
+    with pytest.raises(EmulatorError, match=what):
+        run(body, a, np.zeros_like(a), shared=1032)
+
+
+def test_a_barrier_that_nobody_made_is_an_error() -> None:
+    body = f"""{DYNAMIC}
+    asm volatile("mbarrier.arrive.expect_tx.shared.b64 _, [%0], %1;" : : "r"((uint)__cvta_generic_to_shared(&sm[0])), "r"(16u) : "memory");"""
+    with pytest.raises(EmulatorError, match="which nobody made"):
+        run(body, np.zeros(32, np.uint32), shared=64)
+
+
 def wgmma(n, keep=1):
     """Return a helper that multiplies with wgmma, as TVM writes it."""
     regs = ", ".join(f"%{i}" for i in range(n // 2))
