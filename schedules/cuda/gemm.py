@@ -101,13 +101,18 @@ def operands(func: Any, anchor: Anchor) -> tuple[Any, Any, int]:
     return activations, weights, number
 
 
+def divide(value: Any, by: int) -> tuple[Any, Any]:
+    """Return quotient and rest of a number that is not negative, which TVM may not know."""
+    return tirx.truncdiv(value, by), tirx.truncmod(value, by)
+
+
 def pixel_of(problem: Problem, row: Any) -> tuple[Any, Any, Any]:
     """Return image, row and column of an output pixel from its number."""
     height, width = problem.map
     if height * width == 1:
         return row, 0, 0
-    image, rest = tirx.floordiv(row, height * width), tirx.floormod(row, height * width)
-    return image, tirx.floordiv(rest, width), tirx.floormod(rest, width)
+    image, rest = divide(row, height * width)
+    return image, *divide(rest, width)
 
 
 class Window:
@@ -153,10 +158,11 @@ class Window:
         made = self.gemm.problem
         if prod(made.kernel) == 1:
             return word, 0, 0, word
-        tap = e.let("tap", tirx.floordiv(word, made.words))
-        channel = e.let("channel", tirx.floormod(word, made.words))
-        dy = e.let("dy", tirx.floordiv(tap, made.kernel[1]) * made.dilation[0])
-        dx = e.let("dx", tirx.floormod(tap, made.kernel[1]) * made.dilation[1])
+        tap, channel = divide(word, made.words)
+        channel = e.let("channel", channel)
+        y, x = divide(e.let("tap", tap), made.kernel[1])
+        dy = e.let("dy", y * made.dilation[0])
+        dx = e.let("dx", x * made.dilation[1])
         offset = e.let("step", (dy * made.width + dx) * self.pitch + channel)
         return offset, dy, dx, channel
 

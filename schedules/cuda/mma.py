@@ -39,7 +39,7 @@ from xnortvm.schedules.cuda import emit as e
 from xnortvm.schedules.cuda.epilogue import Anchor, Epilogue, NotElementwiseError
 from xnortvm.schedules.cuda.gemm import Gemm, ceil
 from xnortvm.schedules.cuda.layers import packed_product_of, read_packed_layer
-from xnortvm.schedules.cuda.staged import CHUNK, Copies, Stage
+from xnortvm.schedules.cuda.staged import CHUNK, Copies, Mover, Stage, Windows
 from xnortvm.schedules.cuda.store import Columns, Sums, pixel_of_row, store_sums
 from xnortvm.schedules.cuda.weights import WeightLayout, taking
 
@@ -216,20 +216,12 @@ class _Kernel:
             e.store(self.sums, e.u32(0), i)
         with e.unroll("i", tile.rows // 8) as i:
             e.store(self.bits, e.u32(0), i)
-        self.copies = Copies(
-            self.gemm,
-            self.layout,
-            tile.stage,
-            tile.threads,
-            self.form.copies,
-            self.activations,
-            self.weights,
-            self.shared,
-            thread,
-            self.group,
-            self.first_row,
-            self.first_column,
+        self.mover = Mover(self.shared, self.form.copies)
+        windows = Windows(
+            self.gemm, tile.stage, tile.threads, self.mover, self.activations, thread, self.group
         )
+        windows.set_rows(self.first_row)
+        self.copies = Copies(windows, self.layout, self.weights, self.first_column)
         self._find_fragments()
         self._multiply_all()
         self._finish()
@@ -255,13 +247,13 @@ class _Kernel:
         for k in range(slots - 1):
             if k < stages:
                 self.copies.copy(k, k)
-            self.copies.commit()
+            self.mover.commit()
         with e.loop("k", stages) as k:
-            self.copies.wait(slots - 2)
+            self.mover.wait(slots - 2)
             e.barrier()
             with e.when(k + (slots - 1) < stages):
                 self.copies.copy(tirx.floormod(k + (slots - 1), slots), k + (slots - 1))
-            self.copies.commit()
+            self.mover.commit()
             slot = e.let("slot", e.u32(tirx.floormod(k, slots) * (self.tile.stage.size * 4)))
             last = ceil(self.gemm.words, STEP) % (words // STEP)
             for step in range(words // STEP):

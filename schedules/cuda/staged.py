@@ -48,105 +48,20 @@ class Stage(NamedTuple):
 
 
 @dataclass
-class Copies:
-    """Copies stages; all threads of the block take part.
+class Mover:
+    """Copies from global to shared memory, a few words at a time.
 
     Attributes
     ----------
-    gemm : Gemm
-    layout : WeightLayout
-    stage : Stage
-    threads : int
-    asynchronous : bool
-        Whether the architecture has copies from global to shared memory.
-    activations, weights : tirx.Buffer
     shared : Shared
-    thread, group, first_row, first_column : expression
-        Of this block; rows and columns within the group.
+    asynchronous : bool
+        Whether the architecture has copies that no register holds.
     """
 
-    gemm: Gemm
-    layout: WeightLayout
-    stage: Stage
-    threads: int
-    asynchronous: bool
-    activations: Any
-    weights: Any
     shared: e.Shared
-    thread: Any
-    group: Any
-    first_row: Any
-    first_column: Any
+    asynchronous: bool = True
 
-    def __post_init__(self) -> None:
-        pieces = self.stage.words // self.gemm.piece
-        self.row = e.let("copy_row", tirx.floordiv(self.thread, pieces))
-        self.piece = e.let("copy_piece", tirx.floormod(self.thread, pieces))
-        self.step = self.threads // pieces
-        self.count = ceil(self.stage.rows, self.step)
-        self.window = Window(self.gemm, self.group, self.count)
-        with e.unroll("i", self.count) as i:
-            row = self.first_row + self.row + i * self.step
-            if self.gemm.rows % self.stage.rows:
-                row = tirx.min(row, self.gemm.rows - 1)
-            self.window.set_row(i, e.let("row", row))
-
-    def copy(self, slot: Any, k: Any) -> None:
-        """Copy stage `k` of K to a slot of shared memory; what lies behind K is zeros."""
-        place = e.let("place", slot * self.stage.size)
-        self._copy_activations(place, k)
-        self._copy_weights(place + self.stage.rows * self.stage.words, k)
-
-    def commit(self) -> None:
-        """End a group of copies."""
-        if self.asynchronous:
-            e.ptx("cp.async.commit_group")
-
-    def wait(self, allowed: int) -> None:
-        """Wait until at most so many groups of this thread are under way."""
-        if self.asynchronous:
-            e.ptx("cp.async.wait_group", allowed)
-
-    def _copy_activations(self, place: Any, k: Any) -> None:
-        gemm, size = self.gemm, self.gemm.piece
-        word = e.let("word", k * self.stage.words + self.piece * size)
-        offset, dy, dx, channel = self.window.step(word)
-        exists = True if gemm.words % self.stage.words == 0 else word < gemm.words
-        chunk = tirx.floordiv(self.piece, CHUNK // size)
-        rest = tirx.floormod(self.piece, CHUNK // size) * size
-        with e.unroll("i", self.count) as i:
-            row = e.let("local", self.row + i * self.step)
-            with e.when(row < self.stage.rows if self.stage.rows % self.step else True):
-                inside = e.both(exists, self.window.inside(i, dy, dx))
-                source = e.load(self.window.offset, i) + offset
-                to = e.let("to", place + self.stage.place(row, chunk) + rest)
-                if gemm.problem.pad_value == -1 and self.window.padded:
-                    e.when_else(
-                        inside,
-                        lambda to=to, source=source: self._move(  # type: ignore[misc]
-                            self.activations, source, to, size, True
-                        ),
-                        lambda to=to: self._fill(to, channel, exists),  # type: ignore[misc]
-                    )
-                else:
-                    self._move(self.activations, source, to, size, inside)
-
-    def _copy_weights(self, place: Any, k: Any) -> None:
-        chunks = self.stage.words // CHUNK
-        step = self.threads // chunks
-        row = tirx.floordiv(self.thread, chunks)
-        chunk = tirx.floormod(self.thread, chunks)
-        word = e.let("word", k * self.stage.words + chunk * CHUNK)
-        exists = True if self.layout.words % self.stage.words == 0 else word < self.layout.words
-        first = self.first_column + self.group * self.layout.outputs
-        with e.unroll("i", ceil(self.stage.columns, step)) as i:
-            local = e.let("local", row + i * step)
-            with e.when(local < self.stage.columns if self.stage.columns % step else True):
-                source = (first + local) * self.layout.words + word
-                to = e.let("to", place + self.stage.place(local, chunk))
-                self._move(self.weights, source, to, CHUNK, exists)
-
-    def _move(self, buffer: Any, source: Any, to: Any, size: int, inside: Any) -> None:
+    def move(self, buffer: Any, source: Any, to: Any, size: int, inside: Any) -> None:
         """Copy words, or zeros where they are not inside."""
         safe = source if inside is True else tirx.Select(inside, source, e.i32(0))
         safe = e.let("source", safe)
@@ -163,10 +78,129 @@ class Copies:
             value = tirx.if_then_else(inside, value, zero)
         self.shared.store(to if size == 1 else tirx.Ramp(to, e.i32(1), size), value)
 
+    def commit(self) -> None:
+        """End a group of copies."""
+        if self.asynchronous:
+            e.ptx("cp.async.commit_group")
+
+    def wait(self, allowed: int) -> None:
+        """Wait until at most so many groups of this thread are under way."""
+        if self.asynchronous:
+            e.ptx("cp.async.wait_group", allowed)
+
+
+@dataclass
+class Windows:
+    """Copies the windows of output pixels: the rows of a stage.
+
+    Attributes
+    ----------
+    gemm : Gemm
+    stage : Stage
+    threads : int
+        That take part.
+    mover : Mover
+    activations : tirx.Buffer
+    thread, group : expression
+        The number of the thread among those; the group of channels.
+    """
+
+    gemm: Gemm
+    stage: Stage
+    threads: int
+    mover: Mover
+    activations: Any
+    thread: Any
+    group: Any
+
+    def __post_init__(self) -> None:
+        pieces = self.stage.words // self.gemm.piece
+        self.row = e.let("copy_row", tirx.floordiv(self.thread, pieces))
+        self.piece = e.let("copy_piece", tirx.floormod(self.thread, pieces))
+        self.step = self.threads // pieces
+        self.count = ceil(self.stage.rows, self.step)
+        self.window = Window(self.gemm, self.group, self.count)
+
+    def set_rows(self, first: Any) -> None:
+        """Find the windows of the pixels from `first` on, in place of those behind the last its."""
+        with e.unroll("i", self.count) as i:
+            row = first + self.row + i * self.step
+            if self.gemm.rows % self.stage.rows:
+                row = tirx.min(row, self.gemm.rows - 1)
+            self.window.set_row(i, e.let("row", row))
+
+    def copy(self, place: Any, k: Any) -> None:
+        """Copy stage `k` of K to a place in shared memory; what lies behind K is zeros."""
+        gemm, size = self.gemm, self.gemm.piece
+        word = e.let("word", k * self.stage.words + self.piece * size)
+        offset, dy, dx, channel = self.window.step(word)
+        exists = True if gemm.words % self.stage.words == 0 else word < gemm.words
+        chunk = tirx.floordiv(self.piece, CHUNK // size)
+        rest = tirx.floormod(self.piece, CHUNK // size) * size
+        with e.unroll("i", self.count) as i:
+            row = e.let("local", self.row + i * self.step)
+            with e.when(row < self.stage.rows if self.stage.rows % self.step else True):
+                inside = e.both(exists, self.window.inside(i, dy, dx))
+                source = e.load(self.window.offset, i) + offset
+                to = e.let("to", place + self.stage.place(row, chunk) + rest)
+                if gemm.problem.pad_value == -1 and self.window.padded:
+                    e.when_else(
+                        inside,
+                        lambda to=to, source=source: self.mover.move(  # type: ignore[misc]
+                            self.activations, source, to, size, True
+                        ),
+                        lambda to=to: self._fill(to, channel, exists),  # type: ignore[misc]
+                    )
+                else:
+                    self.mover.move(self.activations, source, to, size, inside)
+
     def _fill(self, to: Any, channel: Any, exists: Any) -> None:
         """Store what padding by −1 reads as."""
         for i in range(self.gemm.piece):
             value = self.gemm.problem.padding_word(channel + i)
             if exists is not True:
                 value = tirx.Select(exists, value, e.u32(0))
-            self.shared.store(to + i, value)
+            self.mover.shared.store(to + i, value)
+
+
+@dataclass
+class Copies:
+    """Copies stages of windows and weights; all threads of the block take part.
+
+    Attributes
+    ----------
+    windows : Windows
+    layout : WeightLayout
+    weights : tirx.Buffer
+    first_column : expression
+        Of this block, within the group.
+    """
+
+    windows: Windows
+    layout: WeightLayout
+    weights: Any
+    first_column: Any
+
+    def copy(self, slot: Any, k: Any) -> None:
+        """Copy stage `k` of K to a slot of shared memory; what lies behind K is zeros."""
+        stage = self.windows.stage
+        place = e.let("place", slot * stage.size)
+        self.windows.copy(place, k)
+        self._copy_weights(place + stage.rows * stage.words, k)
+
+    def _copy_weights(self, place: Any, k: Any) -> None:
+        windows = self.windows
+        stage = windows.stage
+        chunks = stage.words // CHUNK
+        step = windows.threads // chunks
+        row = tirx.floordiv(windows.thread, chunks)
+        chunk = tirx.floormod(windows.thread, chunks)
+        word = e.let("word", k * stage.words + chunk * CHUNK)
+        exists = True if self.layout.words % stage.words == 0 else word < self.layout.words
+        first = self.first_column + windows.group * self.layout.outputs
+        with e.unroll("i", ceil(stage.columns, step)) as i:
+            local = e.let("local", row + i * step)
+            with e.when(local < stage.columns if stage.columns % step else True):
+                source = (first + local) * self.layout.words + word
+                to = e.let("to", place + stage.place(local, chunk))
+                windows.mover.move(self.weights, source, to, CHUNK, exists)

@@ -42,6 +42,9 @@ class WeightLayout:
         chunk).
     tile : int
         Rows of a tile, where ``chunk`` is not 0.
+    swizzled : bool
+        Whether the 16 bytes c of row r of a chunk lie where c xor r % 8 would: `wgmma`'s 128B
+        swizzle, for chunks of 128 bytes.
     counts : bool
         Whether the parameter is followed by the number of bits 1 in each row, (groups · outputs,)
         int32.
@@ -53,6 +56,7 @@ class WeightLayout:
     words: int
     chunk: int = 0
     tile: int = 0
+    swizzled: bool = False
     counts: bool = False
 
     @property
@@ -90,7 +94,12 @@ def _ordered(filled: NDArray[np.uint32], layout: WeightLayout) -> NDArray[np.uin
     if not layout.chunk:
         return filled.reshape(layout.shape)
     groups, tiles, chunks, tile, chunk = layout.shape
-    return filled.reshape(groups, tiles, tile, chunks, chunk).transpose(0, 1, 3, 2, 4)
+    ordered = filled.reshape(groups, tiles, tile, chunks, chunk).transpose(0, 1, 3, 2, 4)
+    if not layout.swizzled:
+        return ordered
+    pieces = ordered.reshape(*ordered.shape[:-1], 8, 4)
+    row = np.arange(tile)[:, None]
+    return pieces[..., row, np.arange(8) ^ row % 8, :].reshape(layout.shape)
 
 
 class Signature(NamedTuple):
