@@ -81,24 +81,34 @@ def pixel_of_row(problem: Problem, row: Any, exact: bool) -> tuple[tuple[Any, ..
 
 
 def store_sums(epilogue: Epilogue, columns: Columns, sums: Sums) -> None:
-    """Compute and store the outputs of what a warp holds."""
+    """Compute and store the outputs of what a warp holds.
+
+    32 channels at a time: the CUDA compiler keeps what an epilogue reads of them in registers for
+    all rows, beside the sums.
+    """
     scratch = e.registers("scratch", 2)
-    with e.unroll("r", sums.rows) as r:
+    with e.unroll("word", ceil(columns.eights, 4)) as word, e.unroll("r", sums.rows) as r:
         indices, exists = sums.pixel(r)
         names = zip(("image", "y", "x"), indices, strict=True)
         pixel = tuple(e.let(name, value) for name, value in names)
         for output in epilogue.outputs:
             if output.packed:
-                with e.unroll("word", ceil(columns.eights, 4)) as word:
-                    _store_word(output, columns, sums, (r, word), pixel, exists, scratch)
+                _store_word(output, columns, sums, (r, word), pixel, exists, scratch)
             else:
-                _store_elements(output, columns, sums, r, pixel, exists)
+                _store_elements(output, columns, sums, (r, word), pixel, exists)
 
 
 def _store_elements(
-    output: Output, columns: Columns, sums: Sums, r: Any, pixel: tuple[Any, ...], exists: Any
+    output: Output,
+    columns: Columns,
+    sums: Sums,
+    place: tuple[Any, Any],
+    pixel: tuple[Any, ...],
+    exists: Any,
 ) -> None:
-    with e.unroll("eight", columns.eights) as eight, e.unroll("half", 2) as half:
+    r, word = place
+    with e.unroll("in_word", min(4, columns.eights)) as in_word, e.unroll("half", 2) as half:
+        eight = word * 4 + in_word
         local = e.let("local", columns.local(eight, half))
         inside = True if columns.exact else local < columns.limit
         with e.when(e.both(exists, inside)):
