@@ -12,7 +12,8 @@ family         what is decided                                   what bounds it
                are counted
 `mma_*`        warps, rows and columns of a warp, words of K     48 KiB, and the registers
                staged together, stages
-`wgmma_gemm`   warpgroups, columns, stages                       227 KiB
+`wgmma_gemm`   columns, stages, blocks of a multiprocessor,        227 KiB for all its blocks,
+               whether warpgroups multiply in turn                 registers
 `wgmma_conv`   columns, blocks of a multiprocessor               227 KiB for all its blocks
 =============  ================================================  ================================
 """
@@ -24,11 +25,11 @@ from itertools import product
 from typing import Any
 
 from xnortvm.ops.problem import Problem
-from xnortvm.schedules.cuda import mma, tile, wgmma_conv, wgmma_gemm
+from xnortvm.schedules.cuda import mma, tile, wgmma_conv, wgmma_tile
 from xnortvm.schedules.cuda.gemm import Gemm, ceil
 
-#: Shared memory of a block where all chips are meant, and where only Hopper is.
-_SHARED, _HOPPER_SHARED = 48 << 10, 226 << 10
+#: Shared memory of a block where all chips are meant.
+_SHARED = 48 << 10
 #: Registers of a thread that sums and operands may take; 255 is what one can have.
 _REGISTERS = 192
 
@@ -86,12 +87,8 @@ def _mma(problem: Problem) -> Iterable[mma.Tile]:
     return [mma.tile_for(gemm), *mma.TILES, *filter(fits, found)]
 
 
-def _wgmma_gemm(problem: Problem) -> Iterable[wgmma_gemm.Tile]:
-    gemm = Gemm.of(problem)
-    widest = max(32, ceil(gemm.columns, 32) * 32)
-    found = [wgmma_gemm.Tile(*each) for each in product((1, 2), (32, 64, 128, 256), (3, 4, 5))]
-    fitting = [e for e in found if e.shared <= _HOPPER_SHARED and e.columns <= widest]
-    return [wgmma_gemm.tile_for(gemm), *wgmma_gemm.TILES, *fitting]
+def _wgmma_gemm(problem: Problem) -> Iterable[wgmma_tile.Tile]:
+    return wgmma_tile.tiles(Gemm.of(problem))
 
 
 def _wgmma_conv(problem: Problem) -> Iterable[wgmma_conv.Tile]:

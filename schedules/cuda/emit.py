@@ -111,6 +111,12 @@ def ballot(condition: Any) -> Any:
     return T.cuda.ballot_sync(u32(FULL_WARP), i32(condition))
 
 
+def shuffle(register: Any, index: Any, other: Any, lane: Any) -> None:
+    """Set ``register[other]`` to ``register[index]`` of a lane."""
+    args = u32(lane), u32(31), u32(FULL_WARP)
+    ptx("shfl_sync.idx.b32", register[other], register[index], *args)
+
+
 @contextmanager
 def when(condition: Any) -> Iterator[None]:
     """Execute what is emitted where a condition holds."""
@@ -154,6 +160,20 @@ def loop(name: str, extent: int) -> Iterator[Any]:
         return
     with T.serial(0, extent) as var:
         yield IRBuilder.name(name, var)
+
+
+@contextmanager
+def resident(blocks: int) -> Iterator[None]:
+    """Keep a kernel's registers few enough for so many blocks on a multiprocessor."""
+    with T.attr(i32(0), "tirx.launch_bounds_min_blocks_per_sm", i32(blocks)):
+        yield
+
+
+@contextmanager
+def repeat(condition: Any) -> Iterator[None]:
+    """A loop for as long as a condition holds."""
+    with T.While(condition):
+        yield
 
 
 class Shared:

@@ -3,115 +3,69 @@
 
 The skeleton, outside in::
 
-    block: tile of rows (output pixels) × tile of columns (channels), one group
-      1024 bits of K at a time, `slots` of them in shared memory
-        warpgroup: 64 rows × all columns, four wgmma of 256 bits, asynchronous
-        meanwhile: copies two stages ahead, and the bits of the activations are counted
-      epilogue in registers, as in `mma`
+    block, persistent: a tile of columns (channels) of one group, its weights in shared memory, once
+      warpgroup: every other tile of 64 rows (output pixels)
+        1024 bits of K at a time: four wgmma of 256 bits, 64 rows × all columns, asynchronous
+        meanwhile: windows are copied, stages ahead, and the bits of the activations are counted
+        epilogue in registers, as in `mma`, while the other warpgroup multiplies
 
 Rows of a stage are 128 bytes, so its layout is wgmma's 128B swizzle, and a step of 256 bits is a
-descriptor 32 bytes on. ``wgmma`` multiplies bits by AND alone: differing = |a| + |w| − 2·|a and w|
-(see `mma`); |a| is counted from shared memory, since no register ever holds an operand.
+descriptor 32 bytes on. The weights are laid out like that at compile time: a stage of them is one
+bulk copy, and products of the first tile start when their own stage is there.
 
-Order of one stage: its copies have arrived and are made visible to the asynchronous proxy; barrier;
-its products are issued; the stage after next is copied to the slot whose products were waited for
-before the barrier; bits are counted; all products but the last stage's are waited for.
+``wgmma`` multiplies bits by AND alone: differing = |a| + |w| − 2·|a and w| (see `mma`); |a| is
+counted from shared memory, since no register ever holds an operand.
 
-Two blocks share a multiprocessor: one's epilogue overlaps the other's products.
+A warpgroup keeps `Tile.slots` stages of activations. Order of one stage: its copies have arrived
+and are made visible to the asynchronous proxy; barrier; its products are issued; the stage
+``slots − 2`` behind is copied, of this tile or of the next, to the slot whose products were waited
+for before the barrier; bits are counted; all products but this stage's are waited for. So the first
+stages of the next tile arrive during the epilogue.
+
+Tensor cores are given to one warpgroup at a time (`Tile.ordered`): if both multiplied at once, both
+would be done at once, and nothing would multiply during their epilogues.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from xnortvm._tvm import tirx
 from xnortvm.schedules.cuda import emit as e
-from xnortvm.schedules.cuda.epilogue import (
-    Anchor,
-    Epilogue,
-    NotElementwiseError,
-    read_anchor,
-    read_epilogue,
-)
-from xnortvm.schedules.cuda.gemm import Gemm, ceil, check_packed, operands
-from xnortvm.schedules.cuda.staged import CHUNK, Copies, Stage
+from xnortvm.schedules.cuda.bulk import Arrivals
+from xnortvm.schedules.cuda.epilogue import Anchor, Epilogue, NotElementwiseError
+from xnortvm.schedules.cuda.gemm import Gemm, ceil
+from xnortvm.schedules.cuda.layers import packed_product_of, read_packed_layer
+from xnortvm.schedules.cuda.staged import CHUNK, Mover, Windows
 from xnortvm.schedules.cuda.store import Columns, Sums, pixel_of_row, store_sums
 from xnortvm.schedules.cuda.weights import WeightLayout, taking
+from xnortvm.schedules.cuda.wgmma_tile import (
+    ROWS,
+    STEP,
+    WARPGROUP,
+    WARPGROUPS,
+    WORDS,
+    Tile,
+    tile_for,
+    tiles,
+)
 
 ARCH = "sm_90a"
-WARPGROUP = 128
-#: Rows of one wgmma.
-ROWS = 64
-#: Words of K of a stage: rows of 128 bytes.
-WORDS = 32
-#: Words of K of one wgmma: 256 bits.
-STEP = 8
-#: Words of shared memory that a thread reads of a row when it counts bits.
-HALF = WORDS // 2
-
-
-class Tile(NamedTuple):
-    """What a block computes: 64 rows for each warpgroup, so many columns, slots for stages."""
-
-    warpgroups: int
-    columns: int
-    slots: int
-
-    @property
-    def rows(self) -> int:
-        """Rows of a block."""
-        return self.warpgroups * ROWS
-
-    @property
-    def threads(self) -> int:
-        """Threads of a block."""
-        return self.warpgroups * WARPGROUP
-
-    @property
-    def stage(self) -> Stage:
-        """One stage of K."""
-        return Stage(self.rows, self.columns, WORDS)
-
-    @property
-    def shared(self) -> int:
-        """Bytes of shared memory: stages, and two partial counts for each row."""
-        return self.stage.size * 4 * self.slots + self.rows * 8
-
-
-#: Tiles from the largest: the first that fills the chip is taken, or the last. Two of them fit the
-#: 227 KiB of a multiprocessor.
-TILES = (Tile(2, 128, 3), Tile(2, 64, 4), Tile(1, 64, 4), Tile(1, 32, 4))
-
-#: Blocks for each of the 132 multiprocessors of an H100 or H200.
-ENOUGH_BLOCKS = 132
 
 #: Rows and columns below which most of a tile would be empty.
 LEAST_ROWS, LEAST_COLUMNS = 32, 32
 
 
-def tile_for(gemm: Gemm) -> Tile:
-    """Return the largest tile that wastes few columns and gives every multiprocessor work."""
-    for tile in TILES:
-        blocks = ceil(gemm.rows, tile.rows) * ceil(gemm.columns, tile.columns)
-        wasted = ceil(gemm.columns, tile.columns) * tile.columns - gemm.columns
-        if blocks * gemm.problem.groups >= ENOUGH_BLOCKS and wasted * 4 <= gemm.columns:
-            return tile
-    return TILES[-1]
-
-
 def takes(anchor: Anchor | None) -> bool:
     """Return whether an anchor is a product that the template is good for."""
-    if anchor is None or anchor.problem is None or len(anchor.operands) != 2:
-        return False
-    try:
-        gemm = Gemm.of(anchor.problem)
-    except NotElementwiseError:
+    gemm = packed_product_of(anchor)
+    if gemm is None or not tiles(gemm):
         return False
     return gemm.rows >= LEAST_ROWS and gemm.columns >= LEAST_COLUMNS
 
 
-def make(func: Any, arch: str, tile: Tile | None = None) -> Any:
+def make(func: Any, arch: str, tile: Tile | None = None, blocks: int | None = None) -> Any:
     """Return the kernel of a packed convolution or dense layer.
 
     Parameters
@@ -122,6 +76,8 @@ def make(func: Any, arch: str, tile: Tile | None = None) -> Any:
         ``"sm_90a"``.
     tile : optional
         Another than the shape asks for.
+    blocks : optional
+        How many blocks share the rows, in place of those that fill the chip.
 
     Returns
     -------
@@ -135,29 +91,31 @@ def make(func: Any, arch: str, tile: Tile | None = None) -> Any:
     """
     if arch != ARCH:
         raise NotElementwiseError(f"{arch} has no wgmma of bits")
-    anchor, epilogue = read_anchor(func), read_epilogue(func)
-    activations, weights, number = operands(func, anchor)
-    assert anchor.problem is not None
-    gemm = Gemm.of(anchor.problem)
-    check_packed(gemm.problem, epilogue)
+    gemm, epilogue, activations, weights, number = read_packed_layer(func)
     tile = tile or tile_for(gemm)
+    if not tile.fits(gemm):
+        raise NotElementwiseError(f"{tile} takes more than a multiprocessor has")
     layout = WeightLayout(
         number,
         gemm.problem.groups,
         ceil(gemm.columns, tile.columns) * tile.columns,
-        ceil(gemm.words, CHUNK) * CHUNK,
+        ceil(gemm.words, WORDS) * WORDS,
+        chunk=WORDS,
+        tile=tile.columns,
+        swizzled=True,
         counts=True,
     )
     params, prepared, counts, attrs = taking(func, layout, str(weights.name))
-    kernel = _Kernel(gemm, tile, layout, activations, prepared, counts, epilogue)
-    grid = ceil(gemm.rows, tile.rows), layout.outputs // tile.columns, gemm.problem.groups
-    return e.build(params, attrs, e.Launch(grid, tile.threads, kernel.emit))
+    grid = blocks or tile.shares(gemm), layout.outputs // tile.columns, gemm.problem.groups
+    kernel = _Kernel(gemm, tile, grid[0], layout, activations, prepared, counts, epilogue)
+    return e.build(params, attrs, e.Launch(grid, WARPGROUPS * WARPGROUP, kernel.emit))
 
 
 @dataclass
 class _Kernel:
     gemm: Gemm
     tile: Tile
+    blocks: int
     layout: WeightLayout
     activations: Any
     weights: Any
@@ -166,81 +124,125 @@ class _Kernel:
 
     def emit(self, blocks: list[Any], thread: Any) -> None:
         """Emit the kernel."""
-        tile, gemm = self.tile, self.gemm
-        block_row, block_column, block_group = blocks
-        self.group = block_group if gemm.problem.groups > 1 else 0
-        self.first_row = e.let("first_row", block_row * tile.rows)
-        self.first_column = e.let("first_column", block_column * tile.columns)
-        self.thread = thread
-        self.lane = e.let("lane", tirx.floormod(thread, 32))
-        self.warpgroup = e.let("warpgroup", tirx.floordiv(thread, WARPGROUP))
-        self.shared = e.Shared(tile.shared, align=1024)
-        self.sums = e.registers("sums", tile.columns // 2)
-        with e.unroll("i", tile.columns // 2) as i:
-            e.store(self.sums, e.u32(0), i)
-        self.bits = e.registers("bits", 1)
-        self.piece = e.registers("piece", CHUNK)
-        e.store(self.bits, e.u32(0), 0)
-        self.copies = Copies(
-            gemm,
-            self.layout,
-            tile.stage,
-            tile.threads,
-            True,
-            self.activations,
-            self.weights,
-            self.shared,
-            thread,
-            self.group,
-            self.first_row,
-            self.first_column,
-        )
-        self._multiply_all()
-        self._share_bits()
-        self._finish()
+        with e.resident(self.tile.blocks):
+            self._emit(blocks, thread)
 
-    def _multiply_all(self) -> None:
-        ahead = self.tile.slots - 2
-        self.stages = ceil(self.gemm.words, WORDS)
-        for k in range(ahead):
-            if k < self.stages:
-                self.copies.copy(k, k)
-            self.copies.commit()
+    def _emit(self, blocks: list[Any], thread: Any) -> None:
+        tile, gemm = self.tile, self.gemm
+        block, block_column, block_group = blocks
+        self.group = block_group if gemm.problem.groups > 1 else 0
+        self.first_column = e.let("first_column", block_column * tile.columns)
+        self.warpgroup = e.let("warpgroup", tirx.floordiv(thread, WARPGROUP))
+        self.thread = e.let("own", tirx.floormod(thread, WARPGROUP))
+        self.lane = e.let("lane", tirx.floormod(thread, 32))
+        self.stages = ceil(gemm.words, WORDS)
+        self.shared = e.Shared(tile.shared(gemm), align=1024)
+        self._start_weights(thread)
+        ring = self.stages * tile.weight_stage + self.warpgroup * (tile.slots * tile.slot)
+        self.ring = e.let("ring", ring)
+        self.mover = Mover(self.shared)
+        self.windows = Windows(
+            gemm, tile.stage, WARPGROUP, self.mover, self.activations, self.thread, self.group
+        )
+        self.sums = e.registers("sums", tile.columns // 2)
+        self.bits = e.registers("bits", 2)
+        self.piece = e.registers("piece", CHUNK)
+        self.slot = e.registers("slot", 2, "int32")  # that is multiplied, that is copied to
+        self.cursor = e.registers("cursor", 2, "int32")  # the tile and stage that is copied next
+        self.tiles = ceil(gemm.rows, ROWS)
+        self.step = self.blocks * WARPGROUPS
+        first = e.let("first", block * WARPGROUPS + self.warpgroup)
+        self._start_windows(first)
+        e.barrier()  # barriers of the weights are there; from here on warpgroups are on their own
+        with e.loop("turn", ceil(self.tiles, self.step)) as turn:
+            number = e.let("tile", first + turn * self.step)
+            with e.when(number < self.tiles):
+                self._multiply(turn, number)
+                self._finish(number)
+
+    def _start_weights(self, thread: Any) -> None:
+        tile, stages = self.tile, self.stages
+        end = stages * tile.weight_stage + WARPGROUPS * tile.slots * tile.slot
+        self.arrivals = Arrivals(self.shared, end, stages)
+        column_tiles = self.layout.outputs // tile.columns
+        number = self.group * column_tiles + tirx.floordiv(self.first_column, tile.columns)
+        with e.when(thread.equal(0)):
+            source = number * (stages * tile.weight_stage // 4)
+            self.arrivals.start(self.weights, source, tile.weight_stage, 0)
+
+    def _start_windows(self, first: Any) -> None:
+        e.store(self.slot, e.i32(0), 0)
+        e.store(self.slot, e.i32(0), 1)
+        e.store(self.cursor, first, 0)
+        e.store(self.cursor, e.i32(0), 1)
+        self.windows.set_rows(first * ROWS)
+        with e.loop("ahead", self.tile.slots - 2):
+            self._copy()
+
+    def _copy(self) -> None:
+        """Copy the next stage, if there is one, of this tile or another."""
+        # Masks tell TVM the range, which saves instructions when it divides.
+        number = e.let("number", e.load(self.cursor, 0) & _below(self.tiles + self.step))
+        k = e.let("copied", e.load(self.cursor, 1) & _below(self.stages))
+        with e.when(number < self.tiles):
+            to = e.let("to", self._slot(1))
+            self.windows.copy(tirx.floordiv(to, 4), k)
+            e.store(self.cursor, k + 1, 1)
+            with e.when((k + 1).equal(self.stages)):
+                following = e.let("following", number + self.step)
+                e.store(self.cursor, following, 0)
+                e.store(self.cursor, e.i32(0), 1)
+                self.windows.set_rows(following * ROWS)
+        self._next(1)
+        self.mover.commit()
+
+    def _slot(self, which: int) -> Any:
+        """Return where a slot of the ring starts."""
+        return self.ring + e.load(self.slot, which) * self.tile.slot
+
+    def _next(self, which: int) -> None:
+        """Go on to the next slot of the ring."""
+        following = e.load(self.slot, which) + 1
+        whole = following.equal(self.tile.slots)
+        e.store(self.slot, tirx.Select(whole, e.i32(0), following), which)
+
+    def _multiply(self, turn: Any, number: Any) -> None:
+        """Multiply a tile of rows."""
+        e.store(self.bits, e.u32(0), 0)
+        self._take_turn(turn)
         full, rest = divmod(self.gemm.words, WORDS)
         if full:
             with e.loop("k", full) as k:
-                self._stage(k, WORDS // STEP)
+                self._stage(turn, k, WORDS // STEP, number, last=not rest)
         if rest:
-            self._stage(full, ceil(rest, STEP))
+            self._stage(turn, full, ceil(rest, STEP), number, last=True)
         e.ptx("wgmma.wait_group.sync.aligned", 0)
 
-    def _stage(self, k: Any, steps: int) -> None:
+    def _stage(self, turn: Any, k: Any, steps: int, number: Any, *, last: bool) -> None:
         """Multiply one stage and copy another."""
-        slots = self.tile.slots
-        ahead = slots - 2
-        self.copies.wait(ahead - 1)
+        columns = self.tile.columns
+        self.mover.wait(self.tile.slots - 3)
         e.ptx("fence.proxy.async.shared::cta")
-        e.barrier()
-        slot = k % slots if isinstance(k, int) else tirx.floormod(k, slots)
-        start = slot * (self.tile.stage.size * 4)
-        rows = self._descriptor("rows", start + self.warpgroup * (ROWS * WORDS * 4))
-        columns = self._descriptor("columns", start + self.tile.rows * WORDS * 4)
+        self._meet()
+        with e.when(turn.equal(0)):
+            self.arrivals.wait(k)
+        start = e.let("start", self._slot(0))
+        a = self._descriptor("a", start)
+        b = self._descriptor("b", k * self.tile.weight_stage)
         e.ptx("wgmma.fence.sync.aligned")
-        opcode = f"wgmma.mma_async.sync.aligned.m64n{self.tile.columns}k256.s32.b1.b1.and.popc"
+        opcode = f"wgmma.mma_async.sync.aligned.m64n{columns}k256.s32.b1.b1.and.popc"
         for step in range(steps):
             on = tirx.const(step * STEP * 4 >> 4, "uint64")
-            sums = [self.sums[i] for i in range(self.tile.columns // 2)]
-            e.ptx(opcode, *sums, rows + on, columns + on, True)
+            sums = [self.sums[i] for i in range(columns // 2)]
+            keep = k > 0 if step == 0 else True  # the first product of a tile forgets the last
+            e.ptx(opcode, *sums, a + on, b + on, keep)
         e.ptx("wgmma.commit_group.sync.aligned")
-        following = k + ahead
-        if isinstance(k, int):
-            if following < self.stages:
-                self.copies.copy(following % slots, following)
-        else:
-            with e.when(following < self.stages):
-                self.copies.copy(tirx.floormod(following, slots), following)
-        self.copies.commit()
-        self._count(slot * self.tile.stage.size)
+        if last:
+            with e.when(k == self.stages - 1):
+                self._give_turn(number)
+        self._next(0)
+        self._copy()
+        self._count(start)
         e.ptx("wgmma.wait_group.sync.aligned", 1)
 
     def _descriptor(self, name: str, offset: Any) -> Any:
@@ -249,29 +251,45 @@ class _Kernel:
         mode = 1 << 62 | (1024 >> 4) << 32 | 1 << 16
         return e.let(name, tirx.Cast("uint64", place) + tirx.const(mode, "uint64"))
 
+    def _meet(self) -> None:
+        """Wait for the threads of this warpgroup."""
+        # Constant numbers: with computed ones a block takes all 16 barriers.
+        self._each("bar.sync", (1, 2), WARPGROUP)
+
+    def _each(self, opcode: str, barriers: tuple[int, int], threads: int) -> None:
+        """Use a barrier of each warpgroup's own."""
+        first, second = (
+            lambda number=number: e.ptx(opcode, e.u32(number), e.u32(threads))  # type: ignore[misc]
+            for number in barriers
+        )
+        e.when_else(self.warpgroup.equal(0), first, second)
+
+    def _take_turn(self, turn: Any) -> None:
+        """Wait until the other warpgroup has issued its products."""
+        if self.tile.ordered:
+            with e.when(tirx.any(turn > 0, self.warpgroup > 0)):
+                self._each("bar.sync", (3, 4), WARPGROUPS * WARPGROUP)
+
+    def _give_turn(self, number: Any) -> None:
+        """Let the other warpgroup multiply its next tile, if it has one."""
+        if self.tile.ordered:
+            others = number + tirx.Select(self.warpgroup.equal(0), 1, self.step - 1)
+            with e.when(others < self.tiles):
+                self._each("bar.arrive", (4, 3), WARPGROUPS * WARPGROUP)
+
     def _count(self, start: Any) -> None:
         """Add the bits of half a row of this stage to what this thread has counted."""
-        row = tirx.floormod(self.thread, self.tile.rows)
-        half = tirx.floordiv(self.thread, self.tile.rows)
-        with e.unroll("c", HALF // CHUNK) as c:
-            place = self.tile.stage.place(row, half * (HALF // CHUNK) + c) + start
-            lanes = tirx.Ramp(place, e.i32(1), CHUNK)
-            e.store(self.piece, e.load(self.shared.words, lanes), tirx.Ramp(e.i32(0), e.i32(1), 4))
+        row, half = tirx.floordiv(self.thread, 2), tirx.floormod(self.thread, 2)
+        halved = WORDS // CHUNK // 2
+        with e.unroll("c", halved) as c:
+            place = start + self.tile.stage.place(row, half * halved + c) * 4
+            lanes = [self.piece[i] for i in range(CHUNK)]
+            e.ptx("ld.shared.v4.u32", *lanes, self.shared.address(place))
             found = [tirx.popcount(e.load(self.piece, i)) for i in range(CHUNK)]
             total = found[0] + found[1] + found[2] + found[3]
             e.store(self.bits, e.load(self.bits, 0) + total, 0)
 
-    @property
-    def _partial(self) -> int:
-        """Where partial counts lie in shared memory, in words."""
-        return self.tile.stage.size * self.tile.slots
-
-    def _share_bits(self) -> None:
-        """Give the lanes that hold a row what two threads counted of it."""
-        self.shared.store(self.thread + self._partial, e.load(self.bits, 0))
-        e.barrier()
-
-    def _finish(self) -> None:
+    def _finish(self, number: Any) -> None:
         gemm, tile = self.gemm, self.tile
         columns = Columns(
             e.let("quad", tirx.floormod(self.lane, 4)),
@@ -281,23 +299,29 @@ class _Kernel:
             gemm.columns,
             gemm.columns % tile.columns == 0,
         )
-        warp = tirx.floordiv(self.thread, 32)  # of a warpgroup's 64 rows each warp has 16
-        local = e.let("local_row", warp * 16 + tirx.floordiv(self.lane, 4))
-        activation_bits = e.registers("activation_bits", 2, "int32")
-        with e.unroll("r", 2) as r:
-            at = local + r * 8 + self._partial
-            total = e.load(self.shared.words, at) + e.load(self.shared.words, at + tile.rows)
-            e.store(activation_bits, e.i32(total), r)
+        activation_bits = e.registers("activation_bits", 2)
+        in_warp = e.let("in_warp", tirx.floordiv(self.lane, 4))
+        e.shuffle_xor(self.bits, 0, 1, 1)  # each counted half a row
+        e.store(self.bits, e.load(self.bits, 0) + e.load(self.bits, 1), 0)
+        for r in range(2):
+            e.shuffle(self.bits, 0, 1, in_warp * 2 + r * 16)
+            e.store(activation_bits, e.load(self.bits, 1), r)
         first = self.group * self.layout.outputs
 
         def count(r: Any, eight: Any, half: Any) -> Any:
             value = e.i32(e.load(self.sums, eight * 4 + r * 2 + half))
             weight = e.load(self.counts, columns.local(eight, half) + first)
-            return e.load(activation_bits, r) + weight - value * 2
+            return e.i32(e.load(activation_bits, r)) + weight - value * 2
 
-        exact = gemm.rows % tile.rows == 0
+        exact = gemm.rows % ROWS == 0
+        row = e.let("row", number * ROWS + tirx.floordiv(self.thread, 32) * 16 + in_warp)
 
         def pixel(r: Any) -> tuple[tuple[Any, ...], Any]:
-            return pixel_of_row(gemm.problem, self.first_row + local + r * 8, exact)
+            return pixel_of_row(gemm.problem, row + r * 8, exact)
 
         store_sums(self.epilogue, columns, Sums(2, pixel, count))
+
+
+def _below(limit: int) -> int:
+    """Return the mask of the bits that numbers below a limit have."""
+    return (1 << (limit - 1).bit_length()) - 1

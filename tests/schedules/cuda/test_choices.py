@@ -15,9 +15,11 @@ from tests.schedules.test_decisions import output_of
 from tests.tuning.networks import binary_task
 from xnortvm.ops.problem import Problem
 from xnortvm.schedules import DECIDED_BY
-from xnortvm.schedules.cuda import choices, mma, wgmma_conv, wgmma_gemm
+from xnortvm.schedules.cuda import choices, mma, wgmma_conv
 from xnortvm.schedules.cuda.decisions import GpuDecisions
 from xnortvm.schedules.cuda.dispatch import legal, make_kernel, make_wanted
+from xnortvm.schedules.cuda.gemm import Gemm
+from xnortvm.schedules.cuda.wgmma_tile import Tile
 from xnortvm.schedules.decisions import read_decisions
 from xnortvm.schedules.isa import gpu
 from xnortvm.target import resolve
@@ -89,7 +91,7 @@ def test_float_sums_stay_with_the_family_of_the_rule() -> None:
 
 def test_what_is_not_legal_is_refused() -> None:
     func = bconv2d_case(Conv(64, 64, (8, 8)), gpu("sm_75")).func
-    hopper = GpuDecisions.of("wgmma_gemm", wgmma_gemm.TILES[0])
+    hopper = GpuDecisions.of("wgmma_gemm", Tile(64))
     large = GpuDecisions.of("mma_xor", mma.TILES[0]._replace(rows=128))
     for wanted in (hopper, large, GpuDecisions("tile"), GpuDecisions("none")):
         assert make_wanted(func, "sm_75", wanted) is None
@@ -101,8 +103,9 @@ def test_tiles_fit_the_chip(channels: int, size: int) -> None:
     for each in choices.tiles_of("mma_and", problem):
         assert each.stage.size * 4 * each.stages <= 48 << 10
         assert each.threads <= 1024
+    gemm = Gemm.of(problem)
     for each in choices.tiles_of("wgmma_gemm", problem):
-        assert each.shared + 1024 <= 227 << 10
+        assert each.blocks * (each.shared(gemm) + 1024) <= 228 << 10
         assert each.columns <= 256
     if channels >= 128:
         for each in choices.tiles_of("wgmma_conv", problem):

@@ -5,18 +5,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from tests.cuda.emulator import cuda_target, device_source, has_compiler, lower
 from tests.cuda.machine_code import disassemble, needs_disassembler
-from tests.ops.kernel_cases import EPILOGUES, Conv, bconv2d_case, bdense_case
+from tests.ops.kernel_cases import EPILOGUES, Case, Conv, bconv2d_case, bdense_case
 from tests.schedules.cuda.kernels import CONVS, DENSE, UNPACKED, WHOLE, check
 from xnortvm.ops.problem import Problem
 from xnortvm.schedules.cuda import wgmma_gemm
 from xnortvm.schedules.cuda.dispatch import make_kernel
-from xnortvm.schedules.cuda.epilogue import NotElementwiseError, narrowed
+from xnortvm.schedules.cuda.epilogue import NotElementwiseError, narrowed, read_anchor
 from xnortvm.schedules.cuda.gemm import Gemm
+from xnortvm.schedules.cuda.wgmma_tile import Tile, tile_for, tiles
 from xnortvm.schedules.isa import gpu
 
 ARCH = "sm_90a"
@@ -44,12 +47,32 @@ def test_dense_layers_are_exact(name: str) -> None:
         check(case, lambda func: wgmma_gemm.make(func, ARCH), ARCH)
 
 
+#: Tiles, and how many blocks share the rows: fewer than rows need, so that each has several turns.
+TILES = [
+    (Tile(256, slots=3), 2),
+    (Tile(192), 1),
+    (Tile(128, slots=5), 1),
+    (Tile(96, ordered=0), 2),
+    (Tile(64, slots=6, blocks=2), 1),
+    (Tile(32, slots=3, ordered=0), 1),
+]
+
+
 @needs_gxx
-@pytest.mark.parametrize("tile", wgmma_gemm.TILES if WHOLE else wgmma_gemm.TILES[:2], ids=str)
-def test_every_tile_is_exact(tile: wgmma_gemm.Tile) -> None:
-    conv = Conv(160, 70, (9, 15), strides=(1, 2), images=2)
+@pytest.mark.parametrize(("tile", "blocks"), TILES if WHOLE else TILES[::2], ids=str)
+def test_warpgroups_take_turns_with_every_tile(tile: Tile, blocks: int) -> None:
+    conv = Conv(128, 70, (9, 31), strides=(1, 2), images=3)  # 7 tiles of rows, 2 stages of K
     case = bconv2d_case(conv, gpu(ARCH), "threshold")
-    check(case, lambda func: wgmma_gemm.make(func, ARCH, tile=tile), ARCH)
+    check(case, lambda func: wgmma_gemm.make(func, ARCH, tile, blocks=blocks), ARCH)
+
+
+@needs_gxx
+@pytest.mark.parametrize("ordered", [1, 0])
+@pytest.mark.parametrize("rows", [65, 129, 320])
+def test_windows_of_following_tiles_are_copied_ahead(rows: int, ordered: int) -> None:
+    case = bdense_case(rows, 256, 40, gpu(ARCH), "accumulator")  # one stage: two tiles ahead
+    tile = Tile(64, ordered=ordered)
+    check(case, lambda func: wgmma_gemm.make(func, ARCH, tile, blocks=1), ARCH)
 
 
 @pytest.mark.parametrize("arch", ["sm_90", "sm_80", "sm_120"])
@@ -69,25 +92,62 @@ def test_the_table_leaves_small_products_to_warps() -> None:
     assert family(Conv(64, 16, (8, 8))) == "mma_and"
 
 
-def test_two_blocks_fit_a_multiprocessor() -> None:
-    for tile in wgmma_gemm.TILES:
-        assert 2 * (tile.shared + 1024) <= 227 << 10
-    big = Gemm.of(Problem(256, 14, 14, 256, 256, kernel=(3, 3), padding=(1, 1, 1, 1)))
-    assert wgmma_gemm.tile_for(big).columns == 128
+def gemm_of(rows: int, bits: int, columns: int) -> Gemm:
+    return Gemm.of(Problem(rows, 1, 1, bits, columns))
+
+
+def test_the_model_chooses_wide_tiles_for_much_work_and_narrow_ones_for_little() -> None:
+    big = tile_for(gemm_of(4096, 4096, 4096))
+    assert (big.columns, big.ordered) == (256, 1)
+    assert tile_for(gemm_of(64, 4096, 4096)).columns == 32
+    assert tile_for(gemm_of(8192, 8192, 8192)).columns == 128  # 256 have no room
+    assert tile_for(gemm_of(10**6, 1024, 64)).columns == 64
+
+
+def test_every_tile_fits_a_multiprocessor() -> None:
+    for gemm in (gemm_of(4096, 4096, 4096), gemm_of(64, 25088, 4096), gemm_of(100, 33, 40)):
+        found = tiles(gemm)
+        assert len(set(found)) == len(found) >= 2
+        for tile in found:
+            assert tile.slots >= 3
+            assert tile.blocks * (tile.shared(gemm) + 1024) <= 228 << 10
+
+
+def test_does_not_take_weights_without_room() -> None:
+    func = narrowed(bdense_case(64, 65536, 64, gpu(ARCH)).func)
+    with pytest.raises(NotElementwiseError, match="65536 bits each do not fit"):
+        wgmma_gemm.make(func, ARCH)
+    assert not wgmma_gemm.takes(read_anchor(func))
+    small = narrowed(bdense_case(64, 8192, 256, gpu(ARCH)).func)
+    with pytest.raises(NotElementwiseError, match="more than a multiprocessor has"):
+        wgmma_gemm.make(small, ARCH, Tile(256))
+
+
+#: Products whose tiles hold the most registers.
+CODES: dict[str, tuple[Callable[..., Case], tuple[Any, ...], Tile]] = {
+    "256 columns": (bconv2d_case, (Conv(256, 256, (14, 14)),), Tile(256)),
+    "two blocks": (bconv2d_case, (Conv(256, 256, (14, 14)),), Tile(64, blocks=2)),
+    "copies of words": (bconv2d_case, (Conv(96, 192, (14, 14)),), Tile(192)),
+    "dense": (bdense_case, (256, 4096, 256), Tile(256)),
+}
 
 
 @needs_disassembler
-@pytest.mark.parametrize("tile", wgmma_gemm.TILES if WHOLE else wgmma_gemm.TILES[:1], ids=str)
-def test_the_machine_code_is_native(tile: wgmma_gemm.Tile) -> None:
+@pytest.mark.parametrize("name", CODES if WHOLE else ["256 columns"])
+def test_the_machine_code_is_native(name: str) -> None:
+    case, shape, tile = CODES[name]
     for kind in EPILOGUES if WHOLE else ["threshold"]:
-        func = narrowed(bconv2d_case(Conv(256, 256, (14, 14)), gpu(ARCH), kind).func)
+        func = wgmma_gemm.make(narrowed(case(*shape, gpu(ARCH), kind).func), ARCH, tile, blocks=1)
         target = cuda_target(ARCH)
-        _, device = lower(wgmma_gemm.make(func, ARCH, tile=tile), target)
+        _, device = lower(func, target)
         code, said = disassemble(device_source(device, target), ARCH)
         ops = Counter(code)
-        assert sum(count for op, count in ops.items() if op.startswith("BGMMA")) >= 5
+        assert sum(count for op, count in ops.items() if op.startswith("BGMMA")) >= 4
         assert not [op for op in ops if re.match(r"CALL|IMMA|LDL|STL", op)]
-        assert any(op.startswith("LDGSTS.E.BYPASS.128") for op in ops)
+        assert any(op.startswith("LDGSTS.E") for op in ops)
+        assert any(op.startswith("UBLKCP") for op in ops)
         assert " 0 bytes spill stores" in said
-        assert "C7510" not in said  # products one after the other
-        assert int(re.findall(r"Used (\d+) registers", said)[0]) * tile.threads * 2 <= 65536
+        assert "C75" not in said  # products one after the other
+        assert "used 5 barriers" in said
+        registers = int(re.findall(r"Used (\d+) registers", said)[0])
+        assert registers * 256 * tile.blocks <= 65536
