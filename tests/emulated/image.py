@@ -42,7 +42,8 @@ def make_image(programs: Sequence[Program], library: Any, folder: Path) -> Path:
     """
     for name in ("start.S", "machine.c", "image.ld"):
         shutil.copy(HERE / name, folder)
-    shutil.copy(needs.HERE / "programs.h", folder)
+    for name in ("backend.h", "programs.h"):
+        shutil.copy(needs.HERE / name, folder)
     library.mod.write_to_file(str(folder / "kernels.o"), "o")
     tables, blob = program_tables(programs)
     (folder / "tables.c").write_text(tables)

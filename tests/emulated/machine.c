@@ -4,9 +4,9 @@
  * A line is a verdict, the number of the program, and what verdict.py says for each verdict. Every
  * array ends where its 2 MiB page ends, up to its alignment of 64 bytes, and the page behind it
  * does not exist: a kernel that touches another page than those of its arrays is caught. */
-#include "programs.h"
+#include "backend.h"
 
-enum { PAGE = 2 << 20, ALIGNMENT = 64, GUARD = 4096, FILL = 0xa5, MOST_ARRAYS = 512 };
+enum { PAGE = 2 << 20, GUARD = 4096, MOST_ARRAYS = 512 };
 
 #define ARENA ((uint8_t *)(64ul << 20)) /* behind the image */
 #define ARENA_END ((uint8_t *)(1024ul << 20))
@@ -94,17 +94,6 @@ void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int
   put_char('\n');
 }
 
-typedef struct {
-  void *sync;
-  int32_t task_count;
-} Tasks;
-
-static int launch(int (*task)(int, Tasks *, void *), void *closure, int count) {
-  Tasks alone = {0, 1};
-  (void)count;
-  return task(0, &alone, closure);
-}
-
 static uint8_t *next_page;
 
 static uint8_t *allocate(uint64_t bytes) {
@@ -135,10 +124,6 @@ static int free_workspace(int type, int id, void *data) {
   return 0;
 }
 
-void *__TVMBackendParallelLaunch = (void *)launch;
-void *__TVMBackendAllocWorkspace = (void *)workspace;
-void *__TVMBackendFreeWorkspace = (void *)free_workspace;
-
 /* Programs. */
 
 static Tensor tensors[MOST_ARRAYS];
@@ -149,24 +134,7 @@ static void place(int index, const Array *array) {
   uint8_t *data = view ? tensors[array->view_of].data : allocate(array->bytes);
   if (!view) memset(data - GUARD, FILL, GUARD + ((uint64_t)-(int64_t)data & (PAGE - 1)));
   if (array->role == INPUT) memcpy(data, blob + array->blob_offset, array->bytes);
-  int64_t stride = 1;
-  for (int i = array->dimensions - 1; i >= 0; --i) {
-    shapes[index][i] = array->shape[i];
-    strides[index][i] = stride;
-    stride *= array->shape[i];
-  }
-  tensors[index] = (Tensor){.data = data,
-                            .device = {1, 0},
-                            .dimensions = array->dimensions,
-                            .type = {array->type_code, array->type_bits, 1},
-                            .shape = shapes[index],
-                            .strides = strides[index]};
-}
-
-static int is_filled(const uint8_t *from, const uint8_t *to) {
-  while (from < to)
-    if (*from++ != FILL) return 0;
-  return 1;
+  tensors[index] = tensor_of(array, data, shapes[index], strides[index]);
 }
 
 static uint64_t element(const uint8_t *data, uint64_t index, int size) {

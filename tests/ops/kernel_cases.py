@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from xnortvm.ops.bitpack import bitpack_te, threshold_pack_te
 from xnortvm.ops.bsum2d import bsum2d_te
 from xnortvm.ops.conv2d import conv2d_te, float_weights
 from xnortvm.ops.dense import dense_te
+from xnortvm.ops.dot_form import Form
 from xnortvm.ops.dot_weights import kernel_weights
 from xnortvm.schedules.isa import Isa
 
@@ -156,15 +157,9 @@ def _signs(rng: np.random.Generator, shape: tuple[int, ...], masked: bool) -> np
     return signs
 
 
-def bconv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int = 0) -> Case:
-    """Return a packed convolution with random bits."""
-    rng = np.random.default_rng(seed)
-    per_group = conv.channels // conv.groups
-    a = ops.pack(rng.random((conv.images, *conv.size, conv.channels)) < 0.5, conv.groups)
-    signs = _signs(rng, (conv.outputs, *conv.kernel, per_group), conv.masked)
-    w = ops.pack_weights(signs)
-    base = ops.border_base(signs, conv.size, **conv.geometry, pad_value=conv.pad_value)
-    form = conv_form(
+def form_for(conv: Conv, isa: Isa) -> Form:
+    """Return how differing bits of a convolution are counted."""
+    return conv_form(
         isa,
         channels=conv.channels,
         outputs=conv.outputs,
@@ -175,7 +170,34 @@ def bconv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int 
         pixels=conv.map[0] * conv.map[1],
         masked=conv.masked,
     )
-    weights = kernel_weights(w, per_group, form)
+
+
+def accumulator(conv: Conv, isa: Isa, a: Any, weights: Sequence[Any], base: Any) -> Any:
+    """Return the tensor of a packed convolution's sums."""
+    return bconv2d_te(
+        a,
+        weights,
+        base,
+        outputs=conv.outputs,
+        kernel=conv.kernel,
+        channels=conv.channels,
+        groups=conv.groups,
+        pad_value=conv.pad_value,
+        isa=isa,
+        masked=conv.masked,
+        **conv.geometry,
+    )
+
+
+def bconv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int = 0) -> Case:
+    """Return a packed convolution with random bits."""
+    rng = np.random.default_rng(seed)
+    per_group = conv.channels // conv.groups
+    a = ops.pack(rng.random((conv.images, *conv.size, conv.channels)) < 0.5, conv.groups)
+    signs = _signs(rng, (conv.outputs, *conv.kernel, per_group), conv.masked)
+    w = ops.pack_weights(signs)
+    base = ops.border_base(signs, conv.size, **conv.geometry, pad_value=conv.pad_value)
+    weights = kernel_weights(w, per_group, form_for(conv, isa))
     expected = reference.bconv2d(
         a,
         w,
@@ -186,19 +208,7 @@ def bconv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int 
     )
     pa, pb = _placeholder("a", a), _placeholder("base", base)
     pw = [_placeholder(f"w{i}", array) for i, array in enumerate(weights)]
-    acc = bconv2d_te(
-        pa,
-        pw,
-        pb,
-        outputs=conv.outputs,
-        kernel=conv.kernel,
-        channels=conv.channels,
-        groups=conv.groups,
-        pad_value=conv.pad_value,
-        isa=isa,
-        masked=conv.masked,
-        **conv.geometry,
-    )
+    acc = accumulator(conv, isa, pa, pw, pb)
     more, results, arrays, wanted = _epilogue(epilogue, acc, expected, rng, isa)
     func = te.create_prim_func([pa, *pw, pb, *more, *results])
     return Case(f"{conv} {epilogue}", func, [a, *weights, base, *arrays], wanted)

@@ -15,13 +15,13 @@ from tests.ops.kernel_cases import (
     Conv,
     bconv2d_case,
     bdense_case,
+    form_for,
     sampled,
     scheduled,
 )
 from xnortvm.emulation import needs, network
 from xnortvm.emulation.program import INPUT, OUTPUT, Program
 from xnortvm.emulation.run import emulate
-from xnortvm.ops.bconv2d import conv_form
 from xnortvm.schedules import schedule_function
 from xnortvm.schedules.isa import isa_of
 from xnortvm.target import resolve
@@ -94,23 +94,9 @@ def check_emulated(cases: list[Case], name: str) -> None:
             np.testing.assert_array_equal(output, expected, err_msg=case.name)
 
 
-def form_name(conv: Conv) -> str:
-    return conv_form(
-        ISA,
-        channels=conv.channels,
-        outputs=conv.outputs,
-        kernel=conv.kernel,
-        strides=conv.strides,
-        dilation=conv.dilation,
-        groups=conv.groups,
-        pixels=conv.map[0] * conv.map[1],
-        masked=conv.masked,
-    ).name
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_a_layer_is_counted_by_the_fastest_form(form: str) -> None:
-    assert [form_name(conv) for conv in FORMS[form]] == [form] * len(FORMS[form])
+    assert [form_for(conv, ISA).name for conv in FORMS[form]] == [form] * len(FORMS[form])
 
 
 @pytest.mark.parametrize("name", TARGETS)

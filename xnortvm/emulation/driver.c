@@ -18,9 +18,9 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 
-#include "programs.h"
+#include "backend.h"
 
-enum { ALIGNMENT = 64, PAGE = 4096, FILL = 0xa5 };
+enum { PAGE = 4096 };
 
 /* Arguments of getppid, which takes none: what profile.c looks for. */
 enum { MARK = 0x786e6f72, BEGIN = 1, END = 2 };
@@ -54,17 +54,6 @@ void TVMFFIErrorSetRaisedFromCStrParts(const char *kind, const char **parts, int
   puts("");
 }
 
-typedef struct {
-  void *sync;
-  int32_t task_count;
-} Tasks;
-
-static int launch(int (*task)(int, Tasks *, void *), void *closure, int count) {
-  Tasks alone = {0, 1};
-  (void)count;
-  return task(0, &alone, closure);
-}
-
 static uint8_t *allocate(uint64_t bytes, uint8_t **pages, size_t *room) {
   size_t before = guarded ? PAGE : 0;
   *room = (bytes + ALIGNMENT + PAGE - 1) / PAGE * PAGE + 2 * before;
@@ -93,10 +82,6 @@ static int free_workspace(int type, int id, void *data) {
   return 0;
 }
 
-void *__TVMBackendParallelLaunch = (void *)launch;
-void *__TVMBackendAllocWorkspace = (void *)workspace;
-void *__TVMBackendFreeWorkspace = (void *)free_workspace;
-
 /* Programs. */
 
 typedef struct {
@@ -124,24 +109,7 @@ static void place(int index, const Array *array) {
     memcpy(at->data, blob + array->blob_offset, (size_t)array->bytes);
   else if (array->view_of < 0)
     memset(at->data, FILL, (size_t)array->bytes);
-  int64_t stride = 1;
-  for (int i = array->dimensions - 1; i >= 0; --i) {
-    at->shape[i] = array->shape[i];
-    at->strides[i] = stride;
-    stride *= array->shape[i];
-  }
-  at->tensor = (Tensor){.data = at->data,
-                        .device = {1, 0},
-                        .dimensions = array->dimensions,
-                        .type = {array->type_code, array->type_bits, 1},
-                        .shape = at->shape,
-                        .strides = at->strides};
-}
-
-static int is_filled(const uint8_t *from, const uint8_t *to) {
-  while (from < to)
-    if (*from++ != FILL) return 0;
-  return 1;
+  at->tensor = tensor_of(array, at->data, at->shape, at->strides);
 }
 
 /* Whether what surrounds an array in its pages is as it was. */

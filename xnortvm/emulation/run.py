@@ -114,7 +114,7 @@ def emulate(
 
 
 def _link(programs: Sequence[Program], library: Any, machine: needs.Machine, folder: Path) -> None:
-    for name in ("driver.c", "programs.h"):
+    for name in ("driver.c", "backend.h", "programs.h"):
         shutil.copy(needs.HERE / name, folder)
     objects = [str(each) for each in library] if isinstance(library, list) else []
     if not objects:

@@ -14,6 +14,7 @@ from tests.ops.kernel_cases import (
     HOST,
     Case,
     Conv,
+    accumulator,
     bconv2d_case,
     bdense_case,
     conv2d_case,
@@ -22,7 +23,6 @@ from tests.ops.kernel_cases import (
 from xnortvm import ops
 from xnortvm._tvm import te, tirx, topi
 from xnortvm.ops import reference
-from xnortvm.ops.bconv2d import bconv2d_te
 from xnortvm.ops.bitpack import bitpack_te
 from xnortvm.ops.bsum2d import bsum2d_te
 from xnortvm.schedules.cuda.epilogue import (
@@ -115,18 +115,7 @@ def test_bits_of_groups_start_words_of_their_own() -> None:
     case = bconv2d_case(conv, GPU)
     a, w, base = case.inputs
     pa, pw, pb = (te.placeholder(x.shape, str(x.dtype), f"p{i}") for i, x in enumerate(case.inputs))
-    acc = bconv2d_te(
-        pa,
-        [pw],
-        pb,
-        outputs=40,
-        kernel=(3, 3),
-        channels=32,
-        groups=1,
-        pad_value=0,
-        isa=GPU,
-        **conv.geometry,
-    )
+    acc = accumulator(conv, GPU, pa, [pw], pb)
     shift = (rng.integers(-9, 9, 40) / 2).astype(np.float32)
     ps = te.placeholder(shift.shape, "float32", "shift")
     value = topi.add(topi.cast(acc, "float32"), ps)
@@ -155,18 +144,7 @@ def test_scale_factors_of_all_four_shapes_are_read(gamma) -> None:
     *factors, scale, shift, slope, other = constants
     arrays = [*case.inputs, *constants]
     pa, pw, pb, *ps = (te.placeholder(x.shape, str(x.dtype), f"p{i}") for i, x in enumerate(arrays))
-    acc = bconv2d_te(
-        pa,
-        [pw],
-        pb,
-        outputs=40,
-        kernel=(3, 3),
-        channels=32,
-        groups=1,
-        pad_value=0,
-        isa=GPU,
-        **conv.geometry,
-    )
+    acc = accumulator(conv, GPU, pa, [pw], pb)
     *pf, p_scale, p_shift, p_slope, p_other = ps
     value = topi.cast(acc, "float32")
     wanted = case.expected[0].astype(np.float32)
@@ -206,18 +184,7 @@ def test_a_sum_behind_the_anchor_is_refused() -> None:
     sums = bsum2d_te(pa, (6, 6, 1), offset=0, **numbers, **Conv().geometry)
     case = bconv2d_case(Conv(), GPU)
     pw, pb = (te.placeholder(x.shape, str(x.dtype), f"p{i}") for i, x in enumerate(case.inputs[1:]))
-    acc = bconv2d_te(
-        pa,
-        [pw],
-        pb,
-        outputs=64,
-        kernel=(3, 3),
-        channels=64,
-        groups=1,
-        pad_value=0,
-        isa=GPU,
-        **Conv().geometry,
-    )
+    acc = accumulator(Conv(), GPU, pa, [pw], pb)
     value = topi.add(topi.cast(acc, "float32"), sums)
     with pytest.raises(NotElementwiseError, match="is a sum behind the anchor"):
         read_epilogue(narrowed(te.create_prim_func([pa, pw, pb, value])))
