@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from xnortvm._tvm import ir, s_tir, tirx, tvm_ffi
 from xnortvm.errors import CompileError
@@ -24,6 +24,9 @@ from xnortvm.ops.problem import PROBLEM, Problem
 from xnortvm.schedules.blocks import ANCHORS, ATTRIBUTE
 
 PrimExpr = Any
+
+#: Loads an element of a parameter: from the buffer and the indices to an expression.
+Load = Callable[[Any, list[Any]], PrimExpr]
 
 
 class NotElementwiseError(CompileError):
@@ -50,6 +53,8 @@ class Output:
 
         For packed outputs it is a bool, true where the value is −1. Channel o is bit
         ``o % (O / G) % 32`` of word ``o // (O / G) · ceil(O / G / 32) + o % (O / G) // 32``.
+
+        A third argument, `Load`, says how parameters are loaded, for templates that load vectors.
     groups : int
         G, of a packed output: of the layer that reads it.
     shape : tuple of int
@@ -58,7 +63,7 @@ class Output:
 
     buffer: Any
     packed: bool
-    element: Callable[[PrimExpr, tuple[PrimExpr, ...]], PrimExpr]
+    element: Callable[..., PrimExpr]
     groups: int = 1
     shape: tuple[int, ...] = ()
 
@@ -240,7 +245,7 @@ def read_reduction(func: Any) -> Reduction | None:
 
     def step(acc: Any, at: tuple[Any, ...], steps: tuple[Any, ...]) -> Any:
         axes = dict(zip([*kept, *reduced], [*at, *steps], strict=True))
-        return reader.expression(anchor.value, axes, acc, list(at))
+        return reader.expression(anchor.value, axes, _Place(acc, list(at)))
 
     return Reduction(
         tuple(int(extent) for extent in anchor.buffer.shape),
@@ -251,6 +256,14 @@ def read_reduction(func: Any) -> Reduction | None:
     )
 
 
+class _Place(NamedTuple):
+    """An element that is computed: its sum, its indices, and how parameters are loaded."""
+
+    acc: Any
+    at: list[Any]
+    load: Load = tirx.BufferLoad
+
+
 class _Reader:
     """Follows loads back to the sum and to parameters."""
 
@@ -258,25 +271,25 @@ class _Reader:
         self.made, self.anchor = made, anchor
         self.params: dict[Any, None] = {}
 
-    def value(self, buffer: Any, index: list[Any], acc: Any, at: list[Any]) -> Any:
-        """Return ``buffer[index]`` as an expression of the sum at the indices `at`."""
+    def value(self, buffer: Any, index: list[Any], place: _Place) -> Any:
+        """Return ``buffer[index]`` as an expression of the sum of an element."""
         if self.anchor is not None and buffer.same_as(self.anchor.buffer):
-            if not all(_same(one, other) for one, other in zip(index, at, strict=True)):
+            if not all(_same(one, other) for one, other in zip(index, place.at, strict=True)):
                 raise NotElementwiseError(
                     f"an element of {buffer.name} is computed from the sum at another position"
                 )
-            return acc
+            return place.acc
         block = self.made.get(buffer)
         if block is None:
             self.params[buffer] = None
-            return tirx.BufferLoad(buffer, index)
+            return place.load(buffer, index)
         if any(map(_is_reduced, block.node.iter_vars)):
             raise NotElementwiseError(f"{block.node.name_hint} is a sum behind the anchor")
         if not all(one.same_as(axis) for one, axis in zip(block.indices, block.axes, strict=True)):
             raise NotElementwiseError(f"{block.node.name_hint} stores in another order")
-        return self.expression(block.value, dict(zip(block.axes, index, strict=True)), acc, at)
+        return self.expression(block.value, dict(zip(block.axes, index, strict=True)), place)
 
-    def expression(self, value: Any, axes: dict[Any, Any], acc: Any, at: list[Any]) -> Any:
+    def expression(self, value: Any, axes: dict[Any, Any], place: _Place) -> Any:
         """Return an expression with its axes replaced and its loads followed."""
         done: dict[Any, Any] = {}
         refused: list[NotElementwiseError] = []  # an exception must not leave the callback
@@ -285,7 +298,7 @@ class _Reader:
             key = (node.source, tuple(map(str, node.indices)))
             if key not in done:
                 try:
-                    done[key] = self.value(node.source, list(node.indices), acc, at)
+                    done[key] = self.value(node.source, list(node.indices), place)
                 except NotElementwiseError as error:
                     refused.append(error)
                     return node
@@ -300,10 +313,10 @@ class _Reader:
         return replaced
 
 
-def _element_of(reader: _Reader, buffer: Any) -> Callable[[Any, tuple[Any, ...]], Any]:
-    def element(acc: Any, indices: tuple[Any, ...]) -> Any:
+def _element_of(reader: _Reader, buffer: Any) -> Callable[..., Any]:
+    def element(acc: Any, indices: tuple[Any, ...], load: Load = tirx.BufferLoad) -> Any:
         at = _positions(reader, indices)
-        return reader.value(buffer, at, acc, at)
+        return reader.value(buffer, at, _Place(acc, at, load))
 
     return element
 
@@ -316,9 +329,9 @@ def _packed(reader: _Reader, pack: _Block) -> Output:
         source = next(iter(dict.fromkeys(_loads(padded.value))))
     or_zero = bool(int(pack.node.annotations["xnortvm.or_zero"]))
 
-    def bit(acc: Any, indices: tuple[Any, ...]) -> Any:
+    def bit(acc: Any, indices: tuple[Any, ...], load: Load = tirx.BufferLoad) -> Any:
         at = _positions(reader, indices)
-        value = reader.value(source, at, acc, at)
+        value = reader.value(source, at, _Place(acc, at, load))
         if isinstance(value, tirx.Select) and _is_sign(value):
             return value.condition
         zero = tirx.const(0, str(value.ty.dtype))

@@ -20,12 +20,17 @@ from xnortvm._tvm import tirx
 PREPARED = "xnortvm.cuda.weights"
 
 
+#: The channels of 16 rows. A lane t holds columns 8j + 2t and 8j + 2t + 1 of a product of `mma` or
+#: `wgmma`; in this order, two such pairs are four neighbouring channels: a vector in memory.
+LANES = tuple(4 * (c % 8 // 2) + c // 8 * 2 + c % 2 for c in range(16))
+
+
 @dataclass(frozen=True)
 class WeightLayout:
     """How weights (O, KH, KW, words) are laid out.
 
     Rows are output channels and hold all words of K, filled up with 0; the rows of each group are
-    filled up to whole tiles of channels.
+    filled up to whole tiles of channels. Of each 16 channels, rows are in the order `LANES`.
 
     Attributes
     ----------
@@ -33,7 +38,7 @@ class WeightLayout:
         Number of the parameter.
     groups : int
     outputs : int
-        Channels of a group, filled up: a multiple of the tile.
+        Channels of a group, filled up: a multiple of the tile, and of 16.
     words : int
         Words of a row, filled up: a multiple of ``chunk``.
     chunk : int
@@ -46,8 +51,8 @@ class WeightLayout:
         Whether the 16 bytes c of row r of a chunk lie where c xor r % 8 would: `wgmma`'s 128B
         swizzle, for chunks of 128 bytes.
     counts : bool
-        Whether the parameter is followed by the number of bits 1 in each row, (groups · outputs,)
-        int32.
+        Whether the parameter is followed by the number of bits 1 of each channel, (groups ·
+        outputs,) int32, in the order of channels.
     """
 
     param: int
@@ -83,7 +88,8 @@ def prepare(weights: NDArray[np.uint32], layout: WeightLayout) -> list[NDArray[A
     _, outputs, words = rows.shape
     filled = np.zeros((layout.groups, layout.outputs, layout.words), np.uint32)
     filled[:, :outputs, :words] = rows
-    arrays: list[NDArray[Any]] = [np.ascontiguousarray(_ordered(filled, layout))]
+    lanes = filled.reshape(layout.groups, -1, len(LANES), layout.words)[:, :, LANES]
+    arrays: list[NDArray[Any]] = [np.ascontiguousarray(_ordered(lanes, layout))]
     if layout.counts:
         counts = np.unpackbits(filled.view(np.uint8), axis=-1).sum(-1, dtype=np.int32)
         arrays.append(counts.reshape(-1))
@@ -110,7 +116,7 @@ class Signature(NamedTuple):
     params : list
         Variables and buffers.
     weights, counts : tirx.Buffer
-        The prepared weights, and the bits 1 in each of their rows, None without.
+        The prepared weights, and the bits 1 of each channel, None without.
     attrs : dict
         Attributes of the function, `PREPARED` among them.
     """

@@ -420,7 +420,6 @@ class _Kernel:
 
         def count(r: Any, eight: Any, half: Any) -> Any:
             value = e.i32(e.load(self.sums, eight * 4 + r * 2 + half))
-            weight = e.load(self.counts, columns.local(eight, half))
-            return e.i32(e.load(bits, r)) + weight - value * 2
+            return e.i32(e.load(bits, r)) - value * 2
 
-        store_sums(self.epilogue, columns, Sums(2, pixel, count))
+        store_sums(self.epilogue, columns, Sums(2, pixel, count, (self.counts, 0)))

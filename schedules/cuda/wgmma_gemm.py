@@ -310,8 +310,7 @@ class _Kernel:
 
         def count(r: Any, eight: Any, half: Any) -> Any:
             value = e.i32(e.load(self.sums, eight * 4 + r * 2 + half))
-            weight = e.load(self.counts, columns.local(eight, half) + first)
-            return e.i32(e.load(activation_bits, r)) + weight - value * 2
+            return e.i32(e.load(activation_bits, r)) - value * 2
 
         exact = gemm.rows % ROWS == 0
         row = e.let("row", number * ROWS + tirx.floordiv(self.thread, 32) * 16 + in_warp)
@@ -319,7 +318,7 @@ class _Kernel:
         def pixel(r: Any) -> tuple[tuple[Any, ...], Any]:
             return pixel_of_row(gemm.problem, row + r * 8, exact)
 
-        store_sums(self.epilogue, columns, Sums(2, pixel, count))
+        store_sums(self.epilogue, columns, Sums(2, pixel, count, (self.counts, first)))
 
 
 def _below(limit: int) -> int:

@@ -19,7 +19,7 @@ from xnortvm.schedules.cuda import mma
 from xnortvm.schedules.cuda.dispatch import make_kernel
 from xnortvm.schedules.cuda.epilogue import NotElementwiseError, narrowed
 from xnortvm.schedules.cuda.gemm import Gemm
-from xnortvm.schedules.cuda.weights import WeightLayout, prepare
+from xnortvm.schedules.cuda.weights import LANES, WeightLayout, prepare
 from xnortvm.schedules.isa import gpu
 
 needs_gxx = pytest.mark.skipif(not has_compiler(), reason="the emulator compiles with g++")
@@ -96,18 +96,29 @@ def test_tiles_fit_the_work_and_the_chip() -> None:
 def test_prepared_weights_hold_the_same_bits() -> None:
     rng = np.random.default_rng(0)
     w = rng.integers(0, 2**32, (6, 3, 3, 1), dtype=np.uint32)
-    plain = WeightLayout(1, 2, 4, 12, counts=True)
+    plain = WeightLayout(1, 2, 16, 12, counts=True)
     rows, counts = prepare(w, plain)
-    assert rows.shape == plain.shape == (8, 12)
-    np.testing.assert_array_equal(rows.reshape(2, 4, 12)[:, :3, :9], w.reshape(2, 3, 9))
-    assert rows.reshape(2, 4, 12)[:, 3].sum() == 0
-    np.testing.assert_array_equal(counts, np.bitwise_count(rows).sum(-1))
-    chunked = WeightLayout(1, 2, 4, 12, chunk=4, tile=2)
+    assert rows.shape == plain.shape == (32, 12)
+    groups = rows.reshape(2, 16, 12)
+    assert not groups[:, [LANES.index(c) for c in range(3, 16)]].any()
+    for channel in range(3):
+        row = LANES.index(channel)
+        np.testing.assert_array_equal(groups[:, row, :9], w.reshape(2, 3, 9)[:, channel])
+        np.testing.assert_array_equal(
+            counts.reshape(2, 16)[:, channel], np.bitwise_count(groups[:, row]).sum(-1)
+        )
+    chunked = WeightLayout(1, 2, 16, 12, chunk=4, tile=8)
     (blocks,) = prepare(w, chunked)
-    assert blocks.shape == chunked.shape == (2, 2, 3, 2, 4)
-    np.testing.assert_array_equal(blocks[1, 0, 2, 1], rows[5, 8:12])
+    assert blocks.shape == chunked.shape == (2, 2, 3, 8, 4)
+    np.testing.assert_array_equal(blocks[1, 0, 2, 1], groups[1, 1, 8:12])
     assert WeightLayout.from_json(chunked.to_json()) == chunked
     assert json.loads(plain.to_json())["counts"] is True
+
+
+def test_the_pairs_of_a_lane_are_four_neighbours() -> None:
+    for lane in range(4):
+        columns = [8 * eight + 2 * lane + half for eight in range(2) for half in range(2)]
+        assert [LANES[c] for c in columns] == [4 * lane + b for b in range(4)]
 
 
 MNEMONIC = {"sm_75": "BMMA.88128.XOR", "sm_80": "BMMA.168256.XOR", "sm_90": "BMMA.168256.AND"}
