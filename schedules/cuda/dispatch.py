@@ -79,6 +79,7 @@ _TENSOR_CORES = frozenset({"wgmma_conv", "wgmma_gemm", "mma_xor", "mma_and"})
 
 
 _LEFT_OUT: ContextVar[frozenset[str]] = ContextVar("families left out", default=frozenset())
+_TILE: ContextVar[tuple[str, Any]] = ContextVar("a family's tile", default=("", None))
 
 
 def families_for(anchor: Anchor | None, arch: str) -> list[Family]:
@@ -100,6 +101,16 @@ def without(names: Iterable[str]) -> Iterator[None]:
         yield
     finally:
         _LEFT_OUT.reset(token)
+
+
+@contextmanager
+def with_tile(family: str, tile: Any) -> Iterator[None]:
+    """Compile a family's kernels with a tile of its own, to check and to time it."""
+    token = _TILE.set((family, tile))
+    try:
+        yield
+    finally:
+        _TILE.reset(token)
 
 
 def legal(func: Any, arch: str) -> list[GpuDecisions]:
@@ -171,9 +182,10 @@ def make_kernel(func: Any, arch: str) -> tuple[Any, str]:
     """
     func = narrowed(func)
     why = ""
+    tiled, *wanted = _TILE.get()
     for family in families_for(_sum_of(func)[0], arch):
         try:
-            return family.make(func, arch), family.name
+            return family.make(func, arch, *(wanted if family.name == tiled else ())), family.name
         except NotElementwiseError as error:
             why = str(error)
             log.debug("%s does not apply: %s", family.name, error)

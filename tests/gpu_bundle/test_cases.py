@@ -8,9 +8,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.ops.kernel_cases import bdense_case
 from xnortvm.errors import MissingDependencyError
 from xnortvm.runtime.cuda_compiler import find_cuda_compiler
-from xnortvm.schedules.cuda.dispatch import FAMILIES, families_for, without
+from xnortvm.schedules.cuda.dispatch import (
+    FAMILIES,
+    families_for,
+    make_kernel,
+    with_tile,
+    without,
+)
+from xnortvm.schedules.cuda.weights import PREPARED, WeightLayout
+from xnortvm.schedules.cuda.wgmma_tile import Tile
+from xnortvm.schedules.isa import gpu
 from xnortvm.tools.gpu_bundle.build import build
 from xnortvm.tools.gpu_bundle.cases import cases
 from xnortvm.tools.gpu_bundle.layers import BATCHES, LAYERS
@@ -32,7 +42,8 @@ def test_names_are_unique_and_every_layer_is_timed_at_every_batch() -> None:
     found = list(cases())
     assert len({case.name for case in found}) == len(found)
     times = {(case.layer, case.batch) for case in found if case.kind == "times"}
-    assert times == {(layer.name, batch) for layer in LAYERS for batch in BATCHES}
+    layers = {(layer.name, batch) for layer in LAYERS for batch in BATCHES}
+    assert times == layers | {("gemm 4096-4096", 4096), ("gemm 256-1024", 50176)}
     assert {case.kind for case in found} == {"exact", "times", "network"}
 
 
@@ -52,3 +63,29 @@ def test_a_model_is_compiled_by_each_family_that_takes_it(tmp_path: Path) -> Non
     for row in manifest["models"]:
         schedules = {k["schedule"] for k in row["kernels"].values() if k["binary"]}
         assert schedules == {f"{row['name'].split('+')[1]}.sm_80"}
+
+
+def test_a_product_is_compiled_with_the_tiles_of_its_family(tmp_path: Path) -> None:
+    try:
+        find_cuda_compiler()
+    except MissingDependencyError:
+        pytest.skip("needs nvcc or NVRTC")
+    (case,) = (case for case in cases() if case.name == "tiles-gemm_odd")
+    family, tile = case.tiles[-1]
+    case = case._replace(kind="times", tiles=(("mma_xor", tile), (family, tile)))
+    with without(["mma_and", "tile"]):
+        build(tmp_path / "b", [case], targets=["h200"], pythons=(), ceilings=("75",))
+    manifest = json.loads((tmp_path / "b" / "manifest.json").read_text())
+    names = [row["name"].partition("+")[2] for row in manifest["models"]]
+    assert names == ["wgmma_gemm", "direct", "wgmma_gemm_64x4x2x0"]
+
+
+def test_tiles_are_those_of_the_family_alone() -> None:
+    func = bdense_case(64, 512, 64, gpu("sm_90a")).func
+    with with_tile("wgmma_gemm", Tile(64, 3)):
+        made, family = make_kernel(func, "sm_90a")
+        assert family == "wgmma_gemm"
+        layout = WeightLayout.from_json(str(made.attrs[PREPARED]))
+        assert layout.tile == 64
+        assert make_kernel(func, "sm_80")[1] == "mma_xor"
+    assert WeightLayout.from_json(str(make_kernel(func, "sm_90a")[0].attrs[PREPARED])).tile == 32

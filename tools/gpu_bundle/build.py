@@ -16,6 +16,7 @@ import tempfile
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from xnortvm.errors import MissingDependencyError, OutputError, XnortvmError
 from xnortvm.runtime import cuda_driver
 from xnortvm.runtime.cuda_driver import CUDART
 from xnortvm.runtime.module import CompiledModel
-from xnortvm.schedules.cuda.dispatch import without
+from xnortvm.schedules.cuda.dispatch import with_tile, without
 from xnortvm.target import Target, resolve
 from xnortvm.tools.example_data import choose
 from xnortvm.tools.gpu_bundle.cases import Case
@@ -175,10 +176,34 @@ def _add_models(bundle: Bundle, chosen: Iterable[Case], targets: Sequence[Target
             try:
                 if case.kind != "times":
                     example = example or _example(case, module, inputs)
-                _add_model(bundle, case, (module, inputs), target, example)
+                _add_case(bundle, case, (module, inputs), target, example)
             except XnortvmError as error:
                 bundle.left_out[name] = str(error)
                 _log.warning("%s is left out: %s", name, error)
+
+
+def _add_case(
+    bundle: Bundle,
+    case: Case,
+    source: tuple[Any, Any],
+    target: Target,
+    example: tuple[bytes, float] | None,
+) -> None:
+    """Compile a model by each family of kernels that takes it, and the first by other tiles."""
+    bound = 0.0
+    if example is not None:
+        bundle.files[_example_file(case)], bound = example
+    add = partial(_add_model, bundle, case, source, target, bound)
+    used = first = add()
+    left_out: set[str] = set()
+    while case.kind != "network" and (faster := used - _LAST):
+        left_out |= faster
+        with without(left_out):
+            used = add()
+    for family, tile in case.tiles:
+        if family in first:
+            with with_tile(family, tile):
+                add("_" + "x".join(map(str, tile)))
 
 
 def _add_model(
@@ -186,26 +211,18 @@ def _add_model(
     case: Case,
     source: tuple[Any, Any],
     target: Target,
-    example: tuple[bytes, float] | None,
-) -> None:
-    """Compile a model by the family of kernels that dispatch chooses, then by the next ones."""
-    left_out: set[str] = set()
-    while True:
-        with without(left_out):
-            model = _compile(case, *source, target)
-        used = _families(model) if target.kind == "cuda" else set()
-        name = f"{arch_of(target)}/{case.name}" + "".join(f"+{each}" for each in sorted(used))
-        file = f"models/{name}.xnor"
-        bundle.files[file] = _saved(model)
-        bound = 0.0
-        if example is not None:
-            data, bound = example
-            bundle.files[_example_file(case)] = data
-        bundle.models.append(_row(case, name, model, target, file, bound))
-        faster = used - _LAST
-        if case.kind == "network" or not faster:
-            return
-        left_out |= faster
+    bound: float,
+    variant: str = "",
+) -> set[str]:
+    """Compile a model and return the families of its kernels."""
+    model = _compile(case, *source, target)
+    used = _families(model) if target.kind == "cuda" else set()
+    name = f"{arch_of(target)}/{case.name}" + "".join(f"+{each}" for each in sorted(used))
+    name += variant
+    file = f"models/{name}.xnor"
+    bundle.files[file] = _saved(model)
+    bundle.models.append(_row(case, name, model, target, file, bound))
+    return used
 
 
 def _families(model: CompiledModel) -> set[str]:

@@ -12,6 +12,7 @@ from torch import nn
 
 from xnortvm import models
 from xnortvm.tools.gpu_bundle.layers import BATCHES, LAYERS, Layer
+from xnortvm.tools.gpu_bundle.products import PRODUCTS, TILES, Product
 
 
 class Case(NamedTuple):
@@ -35,6 +36,9 @@ class Case(NamedTuple):
         Binary multiply-accumulates.
     options : dict
         For `xnortvm.compile`.
+    tiles : tuple of (str, tile)
+        Families and their tiles that it is compiled with as well, where the rule chooses the
+        family.
     """
 
     name: str
@@ -45,6 +49,7 @@ class Case(NamedTuple):
     batch: int = 1
     macs: int = 0
     options: dict[str, Any] = {}  # noqa: RUF012 - never changed
+    tiles: tuple[tuple[str, Any], ...] = ()
 
 
 class _Shortcut(nn.Module):
@@ -147,6 +152,16 @@ EXACT: dict[str, dict[str, _Make]] = {
 }
 
 
+def _product(made: Product) -> tuple[nn.Module, Any]:
+    """Bits come in, and thresholds give bits."""
+    module = nn.Sequential(
+        models.BinaryLinear(made.bits, made.columns, scale="channel", sign_zero="+1"),
+        nn.BatchNorm1d(made.columns),
+        models.BinaryLinear(made.columns, 32, scale="none", sign_zero="+1"),
+    )
+    return _finished(module, (made.rows, made.bits))
+
+
 def _layer(layer: Layer, batch: int) -> tuple[nn.Module, Any]:
     """One convolution with a threshold behind it, so that bits come in and bits go out."""
     module = nn.Sequential(
@@ -186,6 +201,11 @@ def cases(batches: Sequence[int] = BATCHES) -> Iterator[Case]:
     for family, rows in EXACT.items():
         for name, make in rows.items():
             yield Case(f"{family}-{name}", "exact", family, make)
+    yield Case("tiles-gemm_odd", "exact", "tiles", partial(_dense, 333, 2080, 320), tiles=TILES)
+    for made in PRODUCTS:
+        name, fitting = made.name.replace(" ", "_"), made.tiles
+        about = partial(_product, made), made.name, made.rows, made.macs
+        yield Case(name, "times", "times", *about, tiles=fitting)
     for layer in LAYERS:
         for batch in batches:
             name = f"{layer.name.replace(' ', '_')}-batch{batch}"
