@@ -24,6 +24,18 @@ __forceinline__ __device__ unsigned long long now() {
 #define START if (THREAD == 0) { stamps[0] = clock64(); stamps[1] = now(); }
 #define STOP if (THREAD == 0) { stamps[2] = clock64(); stamps[3] = now(); }
 
+// What a thread gives for its accumulators.
+__forceinline__ __device__ uint32_t weighted(const uint32_t* values, int count) {
+  uint32_t sum = 0;
+  for (int i = 0; i < count; ++i) sum += (2 * i + 1) * values[i];
+  return sum;
+}
+__forceinline__ __device__ uint32_t weighted(const float* values, int count) {
+  uint32_t sum = 0;
+  for (int i = 0; i < count; ++i) sum += (2 * i + 1) * (uint32_t)(int)values[i];
+  return sum;
+}
+
 extern "C" __global__ void empty() {}
 
 // 8 POPC beside 16 additions, which run elsewhere at four times the rate.
@@ -35,42 +47,7 @@ extern "C" __global__ void empty() {}
     #pragma unroll
     for (int j = 0; j < 8; ++j) { c[j] += __popc(x[j]); x[j] += 0x9E3779B9u; }
   STOP
-  uint32_t sum = 0;
-  for (int j = 0; j < 8; ++j) sum += (2 * j + 1) * c[j];
-  out[THREAD] = sum;
-}
-
-@KERNEL lop3 {
-  uint32_t x[8], k[8];
-  for (int j = 0; j < 8; ++j) {
-    x[j] = source[threadIdx.x % 32 + 32 * j];
-    k[j] = source[threadIdx.x % 32 + 32 * j + 256];
-  }
-  START
-  for (int i = 0; i < n; ++i)
-    #pragma unroll
-    for (int j = 0; j < 8; ++j)
-      asm volatile("lop3.b32 %0, %0, %1, %2, 0x96;" : "+r"(x[j]) : "r"(x[(j + 1) % 8]), "r"(k[j]));
-  STOP
-  uint32_t sum = 0;
-  for (int j = 0; j < 8; ++j) sum += (2 * j + 1) * x[j];
-  out[THREAD] = sum;
-}
-
-@KERNEL iadd3 {
-  uint32_t x[8], k[8];
-  for (int j = 0; j < 8; ++j) {
-    x[j] = source[threadIdx.x % 32 + 32 * j];
-    k[j] = source[threadIdx.x % 32 + 32 * j + 256];
-  }
-  START
-  for (int i = 0; i < n; ++i)
-    #pragma unroll
-    for (int j = 0; j < 8; ++j) x[j] = x[j] + x[(j + 1) % 8] + k[j];
-  STOP
-  uint32_t sum = 0;
-  for (int j = 0; j < 8; ++j) sum += (2 * j + 1) * x[j];
-  out[THREAD] = sum;
+  out[THREAD] = weighted(c, 8);
 }
 
 // What K1 does: exclusive or, POPC, addition for each word.
@@ -90,9 +67,7 @@ extern "C" __global__ void empty() {}
     for (int i = 0; i < 4; ++i) a[i] += 0x9E3779B9u;
   }
   STOP
-  uint32_t sum = 0;
-  for (int i = 0; i < 32; ++i) sum += (2 * i + 1) * c[i];
-  out[THREAD] = sum;
+  out[THREAD] = weighted(c, 32);
 }
 
 // Seven words by a carry-save tree: three POPC instead of seven, the adders are LOP3.
@@ -123,9 +98,7 @@ __forceinline__ __device__ void add3(uint32_t& high, uint32_t& low, uint32_t a, 
     for (int i = 0; i < 7; ++i) a[i] += 0x9E3779B9u;
   }
   STOP
-  uint32_t sum = 0;
-  for (int j = 0; j < 4; ++j) sum += (2 * j + 1) * c[j];
-  out[THREAD] = sum;
+  out[THREAD] = weighted(c, 4);
 }
 
 // Reads words in rounds; each round of a thread starts elsewhere. n counts rounds, out[0] words.
@@ -162,6 +135,23 @@ __forceinline__ __device__ void add3(uint32_t& high, uint32_t& low, uint32_t a, 
 }
 """
 
+# Eight numbers, each changed by its neighbour and a constant in turn.
+_CHAINS = r"""
+@KERNEL {name} {{
+  uint32_t x[8], k[8];
+  for (int j = 0; j < 8; ++j) {{
+    x[j] = source[threadIdx.x % 32 + 32 * j];
+    k[j] = source[threadIdx.x % 32 + 32 * j + 256];
+  }}
+  START
+  for (int i = 0; i < n; ++i)
+    #pragma unroll
+    for (int j = 0; j < 8; ++j) {step}
+  STOP
+  out[THREAD] = weighted(x, 8);
+}}
+"""
+
 _MMA = r"""
 #if __CUDA_ARCH__ >= {arch}
 @KERNEL {name} {{
@@ -177,9 +167,7 @@ _MMA = r"""
       asm volatile("{ptx} {{{outs}}}, {{{left}}}, {{{right}}}, {{{outs}}};"
                    : {constraints_out} : {constraints_in});
   STOP
-  uint32_t sum = 0;
-  for (int i = 0; i < {nc} * 8; ++i) sum += (2 * i + 1) * (uint32_t)({integer})c[i];
-  out[THREAD] = sum;
+  out[THREAD] = weighted(c, {nc} * 8);
 }}
 #endif
 """
@@ -213,9 +201,7 @@ _WGMMA = r"""
   }}
   asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
   STOP
-  uint32_t sum = 0;
-  for (int i = 0; i < {nc}; ++i) sum += (2 * i + 1) * (uint32_t)({integer})c[i];
-  out[THREAD] = sum;
+  out[THREAD] = weighted(c, {nc});
 }}
 #endif
 """
@@ -236,6 +222,13 @@ __forceinline__ __device__ uint32_t small_halves(uint32_t x) {
   return 0x3C003C00u | ((x & 0x00010001u) << 15);
 }
 """
+
+#: Name → what changes a number.
+CHAINS = {
+    "lop3": 'asm volatile("lop3.b32 %0, %0, %1, %2, 0x96;" '
+    ': "+r"(x[j]) : "r"(x[(j + 1) % 8]), "r"(k[j]));',
+    "iadd3": "x[j] = x[j] + x[(j + 1) % 8] + k[j];",
+}
 
 #: Name → (PTX, first architecture, words of A, of B, accumulators of one thread, element, operands)
 MMA = {
@@ -294,7 +287,8 @@ _PARAMETERS = (
 
 def source() -> str:
     """Return the whole text, for ``nvcc -fatbin``."""
-    text = "".join([_HEAD, _OPERANDS, *map(_mma, MMA), *map(_wgmma, WGMMA)])
+    chains = [_CHAINS.format(name=name, step=step) for name, step in CHAINS.items()]
+    text = "".join([_HEAD, *chains, _OPERANDS, *map(_mma, MMA), *map(_wgmma, WGMMA)])
     return _KERNEL.sub(
         lambda found: (
             f'extern "C" __global__ void __launch_bounds__(256) {found[1]}({_PARAMETERS}) {{\n'
@@ -320,7 +314,6 @@ def _mma(name: str) -> str:
         nb=nb,
         nc=nc,
         element=element,
-        integer="int" if element == "float" else "uint32_t",
         mask=mask,
         outs=registers(0, nc),
         left=registers(nc, na),
@@ -340,7 +333,6 @@ def _wgmma(name: str) -> str:
         nc=nc,
         nc1=nc + 1,
         element=element,
-        integer="int" if element == "float" else "uint32_t",
         mask=mask,
         extra=extra,
         outs=",".join(f"%{i}" for i in range(nc)),

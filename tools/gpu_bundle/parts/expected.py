@@ -11,7 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from operator import mul
+from operator import add, mul
 
 WORDS = 16384
 LANES = 32
@@ -69,35 +69,33 @@ def iadd3(source: Words, loops: int) -> list[int]:
     return _chains(source, loops, lambda a, b, c: (a + b + c) & _MASK)
 
 
-def xnor_popc(source: Words, loops: int) -> list[int]:
-    """Return the results of the 32 lanes."""
+def _rounds(
+    source: Words, loops: int, sizes: tuple[int, int], count: Callable[[Words, Words], Words]
+) -> list[int]:
+    """Numbers that are counted of words on the left, which change, and on the right."""
     results = []
     for lane in range(LANES):
-        a = [source[lane + 32 * i] for i in range(4)]
-        w = [source[lane + 32 * j + 256] for j in range(8)]
-        counts = [0] * 32
+        a = [source[lane + 32 * i] for i in range(sizes[0])]
+        w = [source[lane + 32 * j + 256] for j in range(sizes[1])]
+        counts: Words = ()
         for _ in range(loops):
-            for i in range(4):
-                for j in range(8):
-                    counts[8 * i + j] += (a[i] ^ w[j]).bit_count()
+            found = count(a, w)
+            counts = list(map(add, counts, found)) if counts else found
             a = [(x + _STEP) & _MASK for x in a]
         results.append(weighted(counts))
     return results
+
+
+def xnor_popc(source: Words, loops: int) -> list[int]:
+    """Return the results of the 32 lanes."""
+    return _rounds(source, loops, (4, 8), lambda a, w: [(x ^ y).bit_count() for x in a for y in w])
 
 
 def xnor_csa7(source: Words, loops: int) -> list[int]:
     """Return the results of the 32 lanes, without a carry-save tree."""
-    results = []
-    for lane in range(LANES):
-        a = [source[lane + 32 * i] for i in range(7)]
-        w = [source[lane + 32 * j + 256] for j in range(28)]
-        counts = [0] * 4
-        for _ in range(loops):
-            for j in range(4):
-                counts[j] += sum((a[i] ^ w[7 * j + i]).bit_count() for i in range(7))
-            a = [(x + _STEP) & _MASK for x in a]
-        results.append(weighted(counts))
-    return results
+    return _rounds(
+        source, loops, (7, 28), lambda a, w: [bits_xor(a, w[j : j + 7]) for j in range(0, 28, 7)]
+    )
 
 
 def bits_xor(a: Words, b: Words) -> int:
