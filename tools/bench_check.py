@@ -31,7 +31,7 @@ from xnortvm.ops.stem_conv2d import stem_conv2d
 from xnortvm.stem import METHODS
 from xnortvm.target import Target, resolve
 from xnortvm.tools import cost_record
-from xnortvm.tools.bench_layers import WITH_EPILOGUES
+from xnortvm.tools.bench_layers import LAYERS, WITH_EPILOGUES
 from xnortvm.tools.layer_modules import Layer, binary_layer, function, kernels_of
 from xnortvm.tools.object_code import Counts, count
 from xnortvm.tools.outcome import table
@@ -131,18 +131,7 @@ def _binary(layer: Layer) -> Callable[[], IRModule]:
 
 #: Name → kind of work (`object_code.WORK`) and the module.
 KERNELS: dict[str, tuple[str, Callable[[], IRModule]]] = {
-    **{
-        str(layer): ("binary", _binary(layer))
-        for layer in (
-            Layer(3, 64, 56, 64, 1),
-            Layer(3, 128, 28, 128, 1),
-            Layer(3, 256, 14, 256, 1),
-            Layer(3, 512, 7, 512, 1),
-            Layer(3, 64, 56, 128, 2),
-            Layer(1, 64, 56, 128, 2),
-            Layer(1, 4096, 0, 4096, 1),
-        )
-    },
+    **{str(layer): ("binary", _binary(layer)) for layer in LAYERS},
     "bitpack 56×56×64": ("pack", _bitpack),
     "stem 7×7 3→64 224×224 s2": ("float", _stem),
     "stem by Winograd": ("float", lambda: _stem_by("winograd", tile=[3, 4])),

@@ -18,10 +18,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from xnortvm._tvm import ir, s_tir, tirx, tvm_ffi
+from xnortvm._tvm import ir, tirx, tvm_ffi
 from xnortvm.errors import CompileError
 from xnortvm.ops.problem import PROBLEM, Problem
-from xnortvm.schedules.blocks import ANCHORS, ATTRIBUTE
+from xnortvm.schedules.blocks import ANCHORS
+from xnortvm.schedules.cuda.fused import (
+    Block,
+    blocks_of,
+    extents_of,
+    is_reduced,
+    loads_of,
+    params_of,
+)
 
 PrimExpr = Any
 
@@ -129,21 +137,6 @@ class Reduction:
     step: Callable[[PrimExpr, tuple[PrimExpr, ...], tuple[PrimExpr, ...]], PrimExpr]
 
 
-@dataclass(frozen=True)
-class _Block:
-    """A block that stores one value: ``buffer[indices] = value`` at its axes."""
-
-    node: Any
-    axes: list[Any]
-    buffer: Any
-    indices: list[Any]
-    value: Any
-
-    @property
-    def role(self) -> str:
-        return str(self.node.annotations.get(ATTRIBUTE, ""))
-
-
 def narrowed(func: Any) -> Any:
     """Return the function with 32-bit indices, which is what kernels compute with.
 
@@ -174,12 +167,12 @@ def read_anchor(func: Any) -> Anchor:
     NotElementwiseError
         When there is no anchor or more than one.
     """
-    found = _anchor(_blocks(func))
+    found = _anchor(blocks_of(func))
     if found is None or found.role not in ANCHORS:
         raise NotElementwiseError("the kernel has no convolution or dense layer")
     mark = found.node.annotations.get(PROBLEM)
-    params = _params(func)
-    loads = _loads(found.value)
+    params = params_of(func)
+    loads = loads_of(found.value)
     others = [load for load in dict.fromkeys(loads) if not load.same_as(found.buffer)]
     operands = [load for load in others if load in params]
     problem = None if mark is None else Problem.from_json(str(mark))
@@ -201,11 +194,11 @@ def read_epilogue(func: Any) -> Epilogue:
     NotElementwiseError
         When it computes something else.
     """
-    blocks = _blocks(func)
+    blocks = blocks_of(func)
     anchor = _anchor(blocks)
     made = {block.buffer: block for block in blocks}
-    params = _params(func)
-    own = set(_loads(anchor.value)) if anchor is not None else set()
+    params = params_of(func)
+    own = set(loads_of(anchor.value)) if anchor is not None else set()
     dtype = "float32" if anchor is None else str(anchor.buffer.dtype)
     outputs: list[Output] = []
     reads: dict[Any, None] = {}
@@ -217,7 +210,7 @@ def read_epilogue(func: Any) -> Epilogue:
         if block.role == "pack":
             outputs.append(_packed(reader, block))
         else:
-            outputs.append(Output(param, False, _element_of(reader, param), 1, _extents(param)))
+            outputs.append(Output(param, False, _element_of(reader, param), 1, extents_of(param)))
         dry = tuple(tirx.Var(f"i{axis}", "int32") for axis in range(len(block.axes)))
         outputs[-1].element(tirx.Var("acc", dtype), dry)
         reads.update(dict.fromkeys(reader.params))
@@ -232,14 +225,14 @@ def read_reduction(func: Any) -> Reduction | None:
     NotElementwiseError
         When there are several sums.
     """
-    blocks = _blocks(func)
+    blocks = blocks_of(func)
     anchor = _anchor(blocks)
-    if anchor is None or not any(map(_is_reduced, anchor.node.iter_vars)):
+    if anchor is None or not any(map(is_reduced, anchor.node.iter_vars)):
         return None
     reader = _Reader({block.buffer: block for block in blocks}, anchor)
     spatial = list(anchor.indices)
-    reduced = [axis.var for axis in anchor.node.iter_vars if _is_reduced(axis)]
-    kept = [axis.var for axis in anchor.node.iter_vars if not _is_reduced(axis)]
+    reduced = [axis.var for axis in anchor.node.iter_vars if is_reduced(axis)]
+    kept = [axis.var for axis in anchor.node.iter_vars if not is_reduced(axis)]
     if len(kept) != len(spatial) or not all(map(_same, kept, spatial)):
         raise NotElementwiseError(f"{anchor.node.name_hint} stores its sums in another order")
 
@@ -250,7 +243,7 @@ def read_reduction(func: Any) -> Reduction | None:
     return Reduction(
         tuple(int(extent) for extent in anchor.buffer.shape),
         str(anchor.buffer.dtype),
-        tuple(int(a.dom.extent) for a in anchor.node.iter_vars if _is_reduced(a)),
+        tuple(int(a.dom.extent) for a in anchor.node.iter_vars if is_reduced(a)),
         anchor.node.init.value,
         step,
     )
@@ -267,7 +260,7 @@ class _Place(NamedTuple):
 class _Reader:
     """Follows loads back to the sum and to parameters."""
 
-    def __init__(self, made: dict[Any, _Block], anchor: _Block | None) -> None:
+    def __init__(self, made: dict[Any, Block], anchor: Block | None) -> None:
         self.made, self.anchor = made, anchor
         self.params: dict[Any, None] = {}
 
@@ -283,7 +276,7 @@ class _Reader:
         if block is None:
             self.params[buffer] = None
             return place.load(buffer, index)
-        if any(map(_is_reduced, block.node.iter_vars)):
+        if any(map(is_reduced, block.node.iter_vars)):
             raise NotElementwiseError(f"{block.node.name_hint} is a sum behind the anchor")
         if not all(one.same_as(axis) for one, axis in zip(block.indices, block.axes, strict=True)):
             raise NotElementwiseError(f"{block.node.name_hint} stores in another order")
@@ -321,12 +314,12 @@ def _element_of(reader: _Reader, buffer: Any) -> Callable[..., Any]:
     return element
 
 
-def _packed(reader: _Reader, pack: _Block) -> Output:
+def _packed(reader: _Reader, pack: Block) -> Output:
     """Return the bits of a pack, whose channels may go through a padded copy."""
-    source = next(iter(dict.fromkeys(_loads(pack.value))))
+    source = next(iter(dict.fromkeys(loads_of(pack.value))))
     padded = reader.made.get(source)
     if padded is not None and padded.role == "pack_pad":
-        source = next(iter(dict.fromkeys(_loads(padded.value))))
+        source = next(iter(dict.fromkeys(loads_of(padded.value))))
     or_zero = bool(int(pack.node.annotations["xnortvm.or_zero"]))
 
     def bit(acc: Any, indices: tuple[Any, ...], load: Load = tirx.BufferLoad) -> Any:
@@ -338,7 +331,7 @@ def _packed(reader: _Reader, pack: _Block) -> Output:
         return value <= zero if or_zero else value < zero
 
     groups = int(pack.node.annotations["xnortvm.groups"])
-    return Output(pack.buffer, True, bit, groups, _extents(source))
+    return Output(pack.buffer, True, bit, groups, extents_of(source))
 
 
 def _is_sign(value: Any) -> bool:
@@ -360,43 +353,10 @@ def _same(one: Any, other: Any) -> bool:
     return bool(one.same_as(other)) or bool(tvm_ffi.structural_equal(one, other))
 
 
-def _anchor(blocks: list[_Block]) -> _Block | None:
+def _anchor(blocks: list[Block]) -> Block | None:
     """Return the anchor, else the only reduction; None without any."""
     found = [block for block in blocks if block.role in ANCHORS]
-    found = found or [b for b in blocks if any(map(_is_reduced, b.node.iter_vars))]
+    found = found or [b for b in blocks if any(map(is_reduced, b.node.iter_vars))]
     if len(found) > 1:
         raise NotElementwiseError(f"a kernel has one sum, and this one has {len(found)}")
     return found[0] if found else None
-
-
-def _blocks(func: Any) -> list[_Block]:
-    """Return the blocks of a function but the outermost."""
-    found: list[_Block] = []
-
-    def visit(node: Any) -> None:
-        body = node.body
-        if isinstance(body, tirx.BufferStore):
-            axes = [axis.var for axis in node.iter_vars]
-            found.append(_Block(node, axes, body.buffer, list(body.indices), body.value))
-
-    tvm_ffi.structural_walk(func.body, [(s_tir.SBlock, visit)])
-    return found
-
-
-def _loads(value: Any) -> list[Any]:
-    """Return the buffers that an expression reads, in order."""
-    found: list[Any] = []
-    tvm_ffi.structural_walk(value, [(ir.TensorLoad, lambda node: found.append(node.source))])
-    return found
-
-
-def _extents(buffer: Any) -> tuple[int, ...]:
-    return tuple(int(extent) for extent in buffer.shape)
-
-
-def _params(func: Any) -> list[Any]:
-    return [param for param in func.params if tirx.is_buffer_var(param)]
-
-
-def _is_reduced(axis: Any) -> bool:
-    return int(axis.iter_type) == tirx.IterVar.CommReduce
