@@ -153,12 +153,12 @@ def unroll(name: str, extent: int) -> Iterator[Any]:
 
 
 @contextmanager
-def loop(name: str, extent: int) -> Iterator[Any]:
-    """A loop that stays one."""
+def loop(name: str, extent: int, *, rolled: bool = False) -> Iterator[Any]:
+    """A loop of the CUDA code, which its compiler may unroll in part unless it is `rolled`."""
     if extent == 1:
         yield i32(0)
         return
-    with T.serial(0, extent) as var:
+    with T.serial(0, extent, unroll=False if rolled else None) as var:
         yield IRBuilder.name(name, var)
 
 

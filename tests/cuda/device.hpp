@@ -262,6 +262,14 @@ inline void cp_async_wait(int allowed) {
 #include "bulk.hpp"
 namespace emu {
 
+// Bit for bit, the bit of the table that three operands choose.
+inline uint lop3(uint a, uint b, uint c, uint table) {
+  uint r = 0;
+  for (int i = 0; i < 8; ++i)
+    if (table >> i & 1) r |= (i & 4 ? a : ~a) & (i & 2 ? b : ~b) & (i & 1 ? c : ~c);
+  return r;
+}
+
 // -- tensor cores --------------------------------------------------------------------------------
 inline void ldmatrix(uint* to, int matrices, uint address) {
   int side = exchange(~0u, 100 + matrices, &address, 1);

@@ -17,7 +17,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -78,17 +78,23 @@ def cuda_target(arch: str) -> Any:
 
 def lower(func: Any, target: Any) -> tuple[Any, Any]:
     """Return the host function and the module of device kernels of one PrimFunc."""
+    host, device = lower_all({"main": func}, target)
+    return host["main"], device
+
+
+def lower_all(funcs: Mapping[str, Any], target: Any) -> tuple[Any, Any]:
+    """Return the modules of host functions and of device kernels of PrimFuncs, by their names."""
     from tvm.tirx.build import split_host_device_mods
 
     with target:
         pipeline, _, device_passes = tirx.get_default_tir_pipeline(target)
-        mod = IRModule({"main": func.with_attr("global_symbol", "main")})
+        mod = IRModule({k: func.with_attr("global_symbol", k) for k, func in funcs.items()})
         mod = pipeline(tirx.transform.BindTarget(target)(mod))
         host, devices = split_host_device_mods(mod)
         if len(devices) != 1:
             raise ValueError(f"{len(devices)} device modules instead of one")
         (device,) = devices.values()
-        return host["main"], device_passes()(device)
+        return host, device_passes()(device)
 
 
 def device_source(device: Any, target: Any) -> str:

@@ -173,5 +173,6 @@ INSTRUCTIONS: tuple[tuple[str, Callable[[re.Match[str], list[Operand]], str]], .
     (r"(?:bar|barrier)(?:\.cta)?\.sync(?:\.aligned)?", _call("emu::bar_sync")),
     (r"(?:bar|barrier)(?:\.cta)?\.arrive(?:\.aligned)?", _call("emu::bar_arrive")),
     (r"shfl\.sync\.(bfly|idx|up|down)\.b32", _shuffle),
+    (r"lop3\.b32", _lines("{0} = emu::lop3({1}, {2}, {3}, {4});")),
     (r"popc\.b32", _lines("{0} = __popc({1});")),
 )

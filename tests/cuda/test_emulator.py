@@ -268,6 +268,15 @@ def test_counts_vectors_and_half_floats() -> None:
     np.testing.assert_array_equal(got[2], f.astype(np.float16).astype(np.float32))
 
 
+def test_bits_of_three_operands_by_a_table() -> None:
+    body = """asm volatile("lop3.b32 %0, %1, %2, %3, %4;"
+      : "=r"(p1[t]) : "r"(p0[t]), "r"(p0[t + 32]), "r"(p0[t + 64]), "n"(0xCA));"""
+    a = words(96)
+    choose, one, other = a[:32], a[32:64], a[64:]
+    got = run(body, a, np.zeros(32, np.uint32))[1]
+    np.testing.assert_array_equal(got, (choose & one) | (~choose & other))
+
+
 def test_named_barriers_order_two_groups_of_warps() -> None:
     body = """__shared__ uint box[64];
     if (t < 64) { box[t] = t * t; asm volatile("bar.arrive %0, %1;" : : "r"(1u), "r"(128u) : "memory"); }
