@@ -19,7 +19,7 @@ SOURCES := xnortvm schedules models tools tests examples
 # says how that works), so it is shown a folder of links in which they lie where they are imported.
 TYPES   := build/types
 
-.PHONY: help demo test test-avx512 test-cuda test-arm test-arm-deploy fuzz fuzz-ci coverage lint format bench bench-check bench-record gpu-bundle figures clean
+.PHONY: help demo test test-avx512 test-cuda test-arm test-arm-deploy fuzz fuzz-ci coverage lint format bench bench-check bench-record gpu-bundle gpu-records figures clean
 .DEFAULT_GOAL := help
 
 help:
@@ -37,6 +37,7 @@ help:
 	@echo "make bench-check   compare the instruction counts of the kernels with the record"
 	@echo "make bench-record  record them, when a change is meant"
 	@echo "make gpu-bundle  a folder that a machine with a GPU runs: checks, ceilings, times (docs/cuda.md)"
+	@echo "make gpu-records RESULT=result.json   tuning records of what it measured there"
 	@echo "make figures measure the figures in README and docs again"
 	@echo "make clean   remove everything that make made"
 
@@ -82,6 +83,10 @@ bench-record: $(VENV)/.ready-dev
 # Needs nvcc, and no GPU; the folder is build/gpu-bundle, to be run there with: bash run.sh
 gpu-bundle: $(VENV)/.ready-dev
 	$(BIN)/python -m xnortvm.tools.gpu_bundle $(ARGS)
+
+# RESULT=gpu-result/result.json, of a run there; the records are to be committed.
+gpu-records: $(VENV)/.ready-dev
+	$(BIN)/python -m xnortvm.tools.gpu_bundle.records $(RESULT) -o schedules/records
 
 figures: $(VENV)/.ready-dev
 	$(BIN)/python -m xnortvm.tools.figures $(ARGS)

@@ -15,12 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 
+from xnortvm.api import lower
 from xnortvm.errors import OutputError
+from xnortvm.target import resolve
 from xnortvm.tools.gpu_bundle.__main__ import main
 from xnortvm.tools.gpu_bundle.build import build
 from xnortvm.tools.gpu_bundle.cases import cases
 from xnortvm.tools.gpu_bundle.parts.main import Part, parts_of, read_result, run_part
 from xnortvm.tools.gpu_bundle.parts.result import SkipPart, write
+from xnortvm.tools.gpu_bundle.records import main as to_records
+from xnortvm.tuning.find import file_for
+from xnortvm.tuning.records import Records
+from xnortvm.tuning.space import tasks_for
+from xnortvm.tuning.task import Task
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.uname().machine != "x86_64", reason="for x86-64 Linux"
@@ -34,13 +41,22 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     only = {"exact": "thresholds-c40", "times": "512-512_7-batch1"}
     chosen = [case for case in cases((1,)) if case.kind in only and only[case.kind] in case.name]
     assert len(chosen) == 2
-    build(out, chosen, targets=["llvm"], batches=(1,), pythons=(), ceilings=("75",))
+    more = {"targets": ["llvm"], "batches": (1,), "pythons": (), "ceilings": ("75",)}
+    build(out, chosen, tasks=lambda _: [_task()], **more)
     assert not (out / "site").exists()
     assert sum(p.stat().st_size for p in out.rglob("*") if p.is_file()) < 12 << 20
     status, said = _run(out, tmp_path_factory.mktemp("none"), "--list")
     assert status == 0, said
     assert "exact:thresholds" in said
     return out
+
+
+def _task() -> Task:
+    """A kernel whose outputs are integers."""
+    module, inputs = next(case for case in cases() if case.name == "dense-b8").make()
+    graph = lower(module, example_inputs=inputs, sign_zero="+1")
+    (task,) = (task for task in tasks_for(graph, resolve("llvm")) if task.key.op == "bdense")
+    return task
 
 
 @pytest.fixture
@@ -108,6 +124,57 @@ def test_parts_run_with_the_tvm_of_the_bundle_and_find_exact_results(
     table = (tmp_path / "out" / "result.md").read_text()
     assert "| exact |" in table
     assert "3x3 512-512 7-batch1".replace(" ", "_") in table
+
+
+def test_candidates_are_timed_there_and_become_records_here(bundle: Path, tmp_path: Path) -> None:
+    status, said = _run(bundle, tmp_path / "out", "--only", "tune")
+    assert status == 0, said
+    result = tmp_path / "out" / "result.json"
+    (row,) = json.loads(result.read_text())["parts"]["tune"]["rows"].values()
+    assert row["exact"]
+    assert row["compared"] == "with a CPU"
+    assert [trial["failure"] for trial in row["trials"]] == [""] * len(row["trials"])
+    assert len(row["trials"]) > 3
+    assert "## Tiles" in (tmp_path / "out" / "result.md").read_text()
+
+    assert to_records([str(result), "-o", str(tmp_path)]) == 0
+    here = resolve("llvm")
+    (record,) = Records(file_for(tmp_path, here)).all_best(here)
+    assert record.key == _task().key
+    assert record.trials == len(row["trials"])
+    assert record.rule_us >= record.us > 0
+
+
+def test_a_candidate_that_computes_something_else_gives_no_record(
+    copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    manifest = _manifest(copy)
+    for row in manifest["models"]:
+        if row["kind"] == "tune":
+            row["expected"] = "other"
+    _change(copy, models=manifest["models"])
+    status, said = _run(copy, tmp_path / "out", "--only", "tune")
+    assert status == 1, said
+    assert "| WRONG |" in said
+    assert to_records([str(tmp_path / "out" / "result.json"), "-o", str(tmp_path)]) == 0
+    assert "wrong outputs" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.jsonl"))
+
+
+def test_a_result_without_tuned_shapes_is_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tmp_path / "result.json"
+    said = {"status": "failed", "why": "it took longer than 360 s"}
+    for text, why in (
+        ("{", "is no result of a bundle"),
+        ("[]", "is no JSON object"),
+        ('{"parts": {}}', "has no part tune; run"),
+        (json.dumps({"parts": {"tune": said}}), "has no part tune (it took longer than 360 s)"),
+    ):
+        result.write_text(text)
+        assert to_records([str(result), "-o", str(tmp_path)]) == 1
+        assert why in capsys.readouterr().err
 
 
 def test_the_runtime_alone_is_imported(bundle: Path) -> None:

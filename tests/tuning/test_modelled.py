@@ -24,6 +24,7 @@ from xnortvm.errors import MissingDependencyError, ModelError, TargetError
 from xnortvm.target import resolve
 from xnortvm.tools.layer_modules import Layer
 from xnortvm.tuning import worker
+from xnortvm.tuning.arguments import file_of
 from xnortvm.tuning.find import chooser
 from xnortvm.tuning.modelled import ModelledRunner
 from xnortvm.tuning.records import Records
@@ -110,10 +111,10 @@ def test_candidates_that_crash_hang_or_are_wrong_cost_only_themselves(runner, fo
 def test_other_weights_are_not_taken_for_the_rules_outputs(folders) -> None:
     """The comparison sees one flipped bit of the weights."""
     place = folders[0].parent
-    arguments, outputs = pickle.loads((place / (folders[1] / "arguments").read_text()).read_bytes())
-    arguments[1] = np.array(arguments[1])
-    arguments[1].view("uint8").reshape(-1)[3] ^= 4
-    (place / "flipped.pickle").write_bytes(pickle.dumps((arguments, outputs)))
+    made, *specs = pickle.loads(file_of(folders[1]).read_bytes())
+    dtype, shape, data = made[1]
+    made[1] = dtype, shape, bytes((*data[:3], data[3] ^ 4, *data[4:]))
+    (place / "flipped.pickle").write_bytes(pickle.dumps((made, *specs)))
     flipped = place / "c9"
     flipped.mkdir()
     (flipped / "arguments").write_text("flipped.pickle")

@@ -6,14 +6,19 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xnortvm.errors import XnortvmError
 from xnortvm.tools.gpu_bundle.layers import BATCHES
 from xnortvm.tools.gpu_bundle.site import PYTHONS
 
-KINDS = ("exact", "times", "network")
+if TYPE_CHECKING:
+    from xnortvm.target import Target
+    from xnortvm.tuning.task import Task
+
+KINDS = ("exact", "times", "network", "tune")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,6 +42,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from xnortvm.tools.gpu_bundle.build import TARGETS, build
         from xnortvm.tools.gpu_bundle.cases import cases
+        from xnortvm.tools.gpu_bundle.tuning import key_tasks
+
+        def tasks(target: Target) -> Iterator[Task]:
+            if "tune" in args.kind:
+                yield from (t for t in key_tasks(args.batch, target) if args.only in str(t.key))
 
         manifest = build(
             args.out,
@@ -44,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             targets=args.target or TARGETS,
             batches=args.batch,
             pythons=tuple(args.python),
+            tasks=tasks,
         )
     except XnortvmError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -14,7 +14,7 @@ import shutil
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -31,11 +31,13 @@ from xnortvm.runtime.module import CompiledModel
 from xnortvm.schedules.cuda.dispatch import with_tile, without
 from xnortvm.target import Target, resolve
 from xnortvm.tools.example_data import choose
+from xnortvm.tools.gpu_bundle import tuning
 from xnortvm.tools.gpu_bundle.cases import Case
 from xnortvm.tools.gpu_bundle.ceilings import ARCHES, fatbin
 from xnortvm.tools.gpu_bundle.layers import BATCHES, LAYERS
 from xnortvm.tools.gpu_bundle.parts.unpack import ARCHIVE
 from xnortvm.tools.gpu_bundle.site import PYTHONS, python_files
+from xnortvm.tuning.task import Task
 
 _log = logging.getLogger("xnortvm.tools.gpu_bundle")
 
@@ -77,6 +79,7 @@ def build(
     batches: Sequence[int] = BATCHES,
     pythons: tuple[str, ...] = PYTHONS,
     ceilings: tuple[str, ...] = ARCHES,
+    tasks: Callable[[Target], Iterable[Task]] = lambda _: (),
 ) -> dict[str, Any]:
     """Write the bundle and return its manifest.
 
@@ -94,6 +97,8 @@ def build(
         Versions of Python that it shall run on.
     ceilings : tuple of str
         Architectures that the microbenchmarks are compiled for, without "sm_".
+    tasks : callable, optional
+        From a target to the kernels whose candidates are timed.
 
     Raises
     ------
@@ -115,6 +120,10 @@ def build(
     _add_cudart(bundle)
     resolved = [resolve(target) for target in targets]
     _add_models(bundle, chosen, resolved)
+    for target in resolved:
+        files, rows = tuning.build(tasks(target), target, arch_of(target))
+        bundle.files |= files
+        bundle.models += rows
     manifest = {
         "format": 1,
         "date": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),

@@ -95,7 +95,8 @@ def _chain(batch: int, channels: int, outputs: int, size: int, **form: Any) -> A
     return _finished(module, (batch, channels, size, size))
 
 
-def _dense(rows: int, features: int, outputs: int) -> tuple[nn.Module, Any]:
+def dense(rows: int, features: int, outputs: int) -> tuple[nn.Module, Any]:
+    """Return a binary dense layer whose outputs are integers, and its inputs."""
     layer = models.BinaryLinear(features, outputs, scale="none", sign_zero="+1")
     return _finished(nn.Sequential(layer), (rows, features))
 
@@ -131,11 +132,11 @@ EXACT: dict[str, dict[str, _Make]] = {
         "map_1x1": partial(_conv, 8, 128, 128, 1),
     },
     "dense": {
-        "gemm_512": partial(_dense, 512, 2048, 512),
-        "gemm_odd": partial(_dense, 77, 333, 130),
-        "k4608": partial(_dense, 128, 4608, 128),
-        "gemv": partial(_dense, 1, 4096, 1024),
-        "b8": partial(_dense, 8, 1024, 1000),
+        "gemm_512": partial(dense, 512, 2048, 512),
+        "gemm_odd": partial(dense, 77, 333, 130),
+        "k4608": partial(dense, 128, 4608, 128),
+        "gemv": partial(dense, 1, 4096, 1024),
+        "b8": partial(dense, 8, 1024, 1000),
     },
     "thresholds": {
         "c64_14": partial(_chain, 1, 64, 64, 14),
@@ -201,7 +202,7 @@ def cases(batches: Sequence[int] = BATCHES) -> Iterator[Case]:
     for family, rows in EXACT.items():
         for name, make in rows.items():
             yield Case(f"{family}-{name}", "exact", family, make)
-    yield Case("tiles-gemm_odd", "exact", "tiles", partial(_dense, 333, 2080, 320), tiles=TILES)
+    yield Case("tiles-gemm_odd", "exact", "tiles", partial(dense, 333, 2080, 320), tiles=TILES)
     for made in PRODUCTS:
         name, fitting = made.name.replace(" ", "_"), made.tiles
         about = partial(_product, made), made.name, made.rows, made.macs

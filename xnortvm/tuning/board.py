@@ -15,7 +15,7 @@ from typing import Any
 from xnortvm.errors import BoardError
 from xnortvm.runtime.tracker import FOREIGN, Tracker, request, said
 from xnortvm.tuning import timing
-from xnortvm.tuning.worker import serve
+from xnortvm.tuning.measurer import serve
 
 _BIG_CORES = 1
 #: From the kind of a target to what TVM calls its device.

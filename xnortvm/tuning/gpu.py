@@ -3,20 +3,30 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 from xnortvm.errors import TargetError
 from xnortvm.runtime import cuda_driver
 from xnortvm.runtime.cuda_compiler import find_cuda_compiler
 from xnortvm.runtime.link import find_linker
-from xnortvm.target import Target
-from xnortvm.tuning.pool import MODULE
-from xnortvm.tuning.runner import LocalRunner
+from xnortvm.tuning.runner import LocalRunner, Measured
+
+if TYPE_CHECKING:
+    from xnortvm.target import Target
+
+#: The process that measures: it loads no compiler.
+_MODULE = "xnortvm.tuning.measurer"
 
 
 class GpuRunner(LocalRunner):
-    """One process that measures on the GPU of this machine."""
+    """One process that measures on the GPU of this machine.
 
-    def __init__(self, threads: int, timeout: float = 30.0, module: str = MODULE) -> None:
-        super().__init__(threads, timeout, module, place="gpu")
+    A kernel that faults leaves a process whose GPU refuses all that follows; it is replaced.
+    """
+
+    def __init__(self, threads: int = 1, timeout: float = 30.0) -> None:
+        super().__init__(threads, timeout, _MODULE, place="gpu")
 
     def check(self, target: Target) -> None:
         """Refuse a target that no GPU here runs, and a machine that cannot compile for it."""
@@ -28,6 +38,13 @@ class GpuRunner(LocalRunner):
         find_cuda_compiler()
         find_linker()
         self._where = cuda_driver.device_name()
+
+    def time(self, folder: Path, expected: str = "") -> Measured:
+        """Time what was built in one folder."""
+        found = super().time(folder, expected)
+        if found.failure:
+            self.close()
+        return found
 
 
 def _what_is_here() -> str:

@@ -37,13 +37,13 @@ class Gpu(timing.Sending):
     def use_threads(self, count: int) -> None:
         """Leave the CPU as it is."""
 
-    def timer(self, library: Any, arguments: Sequence[Any]) -> timing.Timer:
+    def timer(self, library: Any, tensors: Sequence[Any]) -> timing.Timer:
         """Return what times graphs of launches; a graph of each size is recorded once."""
         function = library[timing.KERNEL]
 
         @cache
         def recorded(number: int) -> Callable[[], None]:
-            return self._clock.recorded(lambda: function(*arguments), number)[0]
+            return self._clock.recorded(lambda: function(*tensors), number)[0]
 
         def seconds(number: int, repeat: int) -> list[float]:
             return [each / number for each in self._clock.driver.times(recorded(number), repeat)]

@@ -24,8 +24,9 @@ from xnortvm.emulation.program import INPUT, OUTPUT, Program
 from xnortvm.emulation.run import Ran, emulate
 from xnortvm.errors import CompileError, MissingDependencyError, TargetError
 from xnortvm.target import Target
+from xnortvm.tuning import arguments
 from xnortvm.tuning.runner import Measured, Race, RuleError, Runner
-from xnortvm.tuning.worker import read_arguments, symbol_of
+from xnortvm.tuning.worker import symbol_of
 
 #: The clock by which cycles become microseconds.
 CLOCK_GHZ = 1.5
@@ -141,9 +142,9 @@ class ModelledRunner(Runner):
 
 def _program(folder: Path) -> Program:
     """Return a candidate's one call."""
-    arguments, outputs = read_arguments(folder)
+    made, outputs = arguments.read(arguments.file_of(folder))
     program = Program(folder.name)
-    slots = [program.add(INPUT, np.asarray(each)) for each in arguments]
+    slots = [program.add(INPUT, np.asarray(each)) for each in made]
     slots += [program.add(OUTPUT, np.zeros(*each)) for each in outputs]
     program.calls.append((symbol_of(folder), slots))
     return program

@@ -14,11 +14,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from xnortvm.errors import TargetError, XnortvmError
 from xnortvm.runtime.link import find_linker
-from xnortvm.target import Target
 from xnortvm.tuning.pool import MODULE, Worker
+
+if TYPE_CHECKING:
+    from xnortvm.target import Target
 
 
 class RuleError(XnortvmError, RuntimeError):

@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import median
 
 from xnortvm.errors import CompileError, OutputError
 from xnortvm.schedules.decisions import AnyDecisions
@@ -33,12 +32,11 @@ from xnortvm.tuning.runner import (
 from xnortvm.tuning.space import Space, space_of, task_to_bytes
 from xnortvm.tuning.summary import Summary, TaskRow
 from xnortvm.tuning.task import Task
+from xnortvm.tuning.winner import FINALISTS, TURNS, winner
 from xnortvm.tuning.work import work_of
 
-#: Candidates of one step; how many of the best compete with the rule at the end, in how many turns.
-BATCH, FINALISTS, TURNS = 8, 3, 15
-#: A candidate takes the rule's place when it is at least so much faster in the median turn.
-LEAST_GAIN = 1.01
+#: Candidates of one step.
+BATCH = 8
 #: What has to fit on the disk where candidates are built, if one that failed is to be blamed.
 _SPACE = 1 << 20
 
@@ -316,23 +314,15 @@ class Search:
         self.records.append(self._winner(state, finalists, race))
 
     def _winner(self, state: State, finalists: list[AnyDecisions], race: Race) -> Record:
-        turns, digests = race.turns, race.digests
-        by_rule = turns[0]
-        best, gain = 0, 1.0
-        for number in range(1, len(finalists)):
-            ratio = median(a / b for a, b in zip(by_rule, turns[number], strict=True))
-            if digests[number] == digests[0] and ratio > max(gain, LEAST_GAIN):
-                best, gain = number, ratio
-        rule_us = median(by_rule)
-        middle = median(turns[best])
+        found = winner(race.turns, race.digests)
         return Record(
             "best",
             state.task.key,
             Machine.of(self.target),
-            finalists[best],
-            us=round(rule_us / gain, 4),
-            rule_us=round(rule_us, 4),
-            noise=round(median(abs(each - middle) for each in turns[best]) / middle, 4),
+            finalists[found.number],
+            us=found.us,
+            rule_us=found.rule_us,
+            noise=found.noise,
             trials=len(state.measured),
             unit=self._runner.unit,
             where=race.where,

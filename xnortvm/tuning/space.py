@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +17,7 @@ from xnortvm.schedules.cuda.dispatch import legal
 from xnortvm.schedules.decisions import AnyDecisions, Choices, Decisions
 from xnortvm.schedules.isa import OWN_COLUMNS, Gpu, isa_of
 from xnortvm.target import Target
+from xnortvm.tuning.arguments import random_arrays
 from xnortvm.tuning.task import Task, decide, tasks_of
 
 Array = np.ndarray[Any, Any]
@@ -174,19 +174,6 @@ def _choices(task: Task, target: Target, wanted: Decisions | None) -> Choices | 
 def random_inputs(lowered: Lowered, seed: int = 0) -> list[Array]:
     """Return inputs of a task, the same for the same seed: random bits, normal floats."""
     return random_arrays(lowered.inputs, seed)
-
-
-def random_arrays(specs: Sequence[tuple[tuple[int, ...], str]], seed: int = 0) -> list[Array]:
-    """Return arrays of given shapes and types, the same for the same seed."""
-    rng = np.random.default_rng(seed)
-    found: list[Array] = []
-    for shape, dtype in specs:
-        if dtype.startswith("float"):
-            found.append(rng.standard_normal(shape).astype(dtype))
-        else:
-            limit = min(np.iinfo(dtype).max, 1 << 16) if dtype != "uint32" else 1 << 32
-            found.append(rng.integers(0, limit, shape).astype(dtype))
-    return found
 
 
 def tasks_for(graph: IRModule, target: Target) -> list[Task]:

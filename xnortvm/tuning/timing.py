@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from xnortvm.tuning import arguments
+from xnortvm.tuning.arguments import Spec
 
 #: The function of a candidate's library.
 KERNEL = "kernel"
@@ -34,7 +36,7 @@ class Place(ABC):
         """Return a library as a module."""
 
     @abstractmethod
-    def tensors(self, path: Path) -> tuple[list[Any], list[tuple[tuple[int, ...], str]]]:
+    def tensors(self, path: Path) -> tuple[list[Any], list[Spec]]:
         """Return the arguments that a file holds, and the types of the outputs."""
 
     @abstractmethod
@@ -45,12 +47,12 @@ class Place(ABC):
     def device(self) -> Any:
         """Return the device on which kernels run."""
 
-    def timer(self, library: Any, arguments: Sequence[Any]) -> Timer:
+    def timer(self, library: Any, tensors: Sequence[Any]) -> Timer:
         """Return what times calls of a kernel, which has been called before."""
 
         def seconds(number: int, repeat: int) -> list[float]:
             evaluate = library.time_evaluator(KERNEL, self.device(), number=number, repeat=repeat)
-            return list(map(float, evaluate(*arguments).results))
+            return list(map(float, evaluate(*tensors).results))
 
         return seconds
 
@@ -68,12 +70,12 @@ class Here(Place):
 
         return runtime.load_module(str(path))
 
-    def tensors(self, path: Path) -> tuple[list[Any], list[tuple[tuple[int, ...], str]]]:
+    def tensors(self, path: Path) -> tuple[list[Any], list[Spec]]:
         """Return the arguments that a file holds."""
         from xnortvm._tvm_runtime import runtime
 
-        arguments, outputs = pickle.loads(path.read_bytes())
-        return [runtime.tensor(each) for each in arguments], outputs
+        made, outputs = arguments.read(path)
+        return [runtime.tensor(each) for each in made], outputs
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
         """Return a tensor of zeros."""
@@ -100,17 +102,17 @@ class Sending(Place):
     """A place with memory of its own: arguments are sent once and stay until the next task."""
 
     def __init__(self) -> None:
-        self._sent: dict[Path, tuple[list[Any], list[tuple[tuple[int, ...], str]]]] = {}
+        self._sent: dict[Path, tuple[list[Any], list[Spec]]] = {}
 
-    def tensors(self, path: Path) -> tuple[list[Any], list[tuple[tuple[int, ...], str]]]:
+    def tensors(self, path: Path) -> tuple[list[Any], list[Spec]]:
         """Send the arguments that a file holds, once; those of another task are dropped."""
         from xnortvm._tvm_runtime import runtime
 
         if path not in self._sent:
             if any(known.parent != path.parent for known in self._sent):
                 self._sent.clear()
-            arguments, outputs = pickle.loads(path.read_bytes())
-            self._sent[path] = [runtime.tensor(each, self.device()) for each in arguments], outputs
+            made, outputs = arguments.read(path)
+            self._sent[path] = [runtime.tensor(each, self.device()) for each in made], outputs
         return self._sent[path]
 
     def empty(self, shape: tuple[int, ...], dtype: str) -> Any:
@@ -135,11 +137,11 @@ class Loaded:
 
     def __init__(self, folder: Path, place: Place, threads: int) -> None:
         place.use_threads(threads)
-        arguments, outputs = place.tensors(folder.parent / (folder / "arguments").read_text())
+        tensors, outputs = place.tensors(arguments.file_of(folder))
         library = place.load(folder / "kernel.so")
         self.outputs = [place.empty(*each) for each in outputs]
-        library[KERNEL](*arguments, *self.outputs)
-        self._timer = place.timer(library, [*arguments, *self.outputs])
+        library[KERNEL](*tensors, *self.outputs)
+        self._timer = place.timer(library, [*tensors, *self.outputs])
         self.number = 1
 
     def digest(self) -> str:

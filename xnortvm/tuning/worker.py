@@ -1,29 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A process that builds or measures candidates until its standard input ends.
+"""A process that builds candidates, or measures them, until its standard input ends.
 
-One JSON object a line comes in, one goes out. It imports the compiler once. Nothing that a
-candidate does can reach the tuner but the end of this process: crashes, endless loops, wrong code.
+It imports the compiler once; what crashes the compiler ends only this process.
 """
 
 from __future__ import annotations
 
-import ctypes
-import hashlib
-import importlib
-import json
-import os
-import pickle
-import signal
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from xnortvm.tuning import timing
-from xnortvm.tuning.timing import KERNEL, NonsenseError
-
-Command = Callable[[dict[str, Any]], dict[str, Any]]
+from xnortvm.tuning import arguments, measurer
+from xnortvm.tuning.measurer import Command, serve
+from xnortvm.tuning.timing import KERNEL
 
 
 def _target(message: dict[str, Any]) -> Any:
@@ -82,25 +72,9 @@ def _build(
         library = tvm.compile(ir.IRModule({symbol: func}), target.tvm)
     folder = Path(message["folder"])
     folder.mkdir(parents=True, exist_ok=True)
-    inputs = space.random_inputs(lowered)
-    arguments = [inputs[each] if isinstance(each, int) else each for each in lowered.arguments]
     write(library, target, folder)
-    data = pickle.dumps((arguments, lowered.outputs))
-    # Many candidates are called with the same: weights differ by the order that they lie in.
-    shared = folder.parent / f"arguments-{hashlib.sha256(data).hexdigest()[:16]}.pickle"
-    if not shared.exists():
-        part = shared.with_suffix(f".{os.getpid()}")
-        part.write_bytes(data)
-        part.replace(shared)
-    (folder / "arguments").write_text(shared.name)
+    arguments.write(folder, lowered.arguments, lowered.inputs, lowered.outputs)
     return {}
-
-
-def read_arguments(folder: Path) -> tuple[list[Any], list[tuple[tuple[int, ...], str]]]:
-    """Return what a candidate is called with, and the shapes and dtypes of its outputs."""
-    shared = folder.parent / (folder / "arguments").read_text()
-    arguments, outputs = pickle.loads(shared.read_bytes())
-    return arguments, outputs
 
 
 def build_module(message: dict[str, Any]) -> dict[str, Any]:
@@ -109,7 +83,6 @@ def build_module(message: dict[str, Any]) -> dict[str, Any]:
 
     from xnortvm._tvm import ir, tvm
     from xnortvm.runtime.link import link
-    from xnortvm.tuning import space
 
     target, folder = _target(message), Path(message["folder"])
     mod = ir.load_json((folder / "module.json").read_text())
@@ -120,84 +93,21 @@ def build_module(message: dict[str, Any]) -> dict[str, Any]:
     )
     specs = [(tuple(map(int, each.shape)), str(each.dtype)) for each in func.params]
     (folder / "kernel.so").write_bytes(link(library, target.link))
-    (folder / "arguments.pickle").write_bytes(pickle.dumps((space.random_arrays(specs), [])))
-    (folder / "arguments").write_text(f"{folder.name}/arguments.pickle")
+    arguments.write(folder, list(range(len(specs))), specs, [])
     return {}
-
-
-def measure(message: dict[str, Any]) -> dict[str, Any]:
-    """Time one candidate alone."""
-    return timing.measure(Path(message["folder"]), _place(message), message["threads"])
-
-
-def race(message: dict[str, Any]) -> dict[str, Any]:
-    """Time candidates in turns."""
-    folders = [Path(each) for each in message["folders"]]
-    return timing.race(folders, _place(message), message["threads"], message["turns"])
-
-
-def _gpu() -> timing.Place:
-    from xnortvm.tuning.gpu_place import Gpu
-
-    return Gpu()
-
-
-#: Where this process runs kernels.
-PLACES: dict[str, Callable[[], timing.Place]] = {"here": timing.Here, "gpu": lru_cache(_gpu)}
-
-
-def _place(message: dict[str, Any]) -> timing.Place:
-    return PLACES[message.get("place", "here")]()
 
 
 COMMANDS: dict[str, Command] = {
     "build": build,
     "build_object": build_object,
     "build_module": build_module,
-    "measure": measure,
-    "race": race,
+    **measurer.COMMANDS,
 }
 
 
 def main() -> None:
     """Answer until the input ends."""
     serve(COMMANDS, "xnortvm.tuning.space")
-
-
-def serve(commands: Mapping[str, Command], module: str) -> None:
-    """Answer the messages on the standard input until it ends.
-
-    Parameters
-    ----------
-    commands : mapping
-        From the name of a command to what answers it.
-    module : str
-        What is imported first, so that no candidate's time-out pays for it.
-    """
-    _die_with_parent()
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever prints must not get between the answers
-    importlib.import_module(module)
-    cores = json.loads(os.environ.get("XNORTVM_WORKER_CORES", "[]"))
-    if cores and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)
-    print(json.dumps({"ready": os.getpid()}), file=answers, flush=True)
-    for line in sys.stdin:
-        message = json.loads(line)
-        try:
-            answer = commands[message["command"]](message)
-        except NonsenseError as error:
-            answer = {"failure": f"nonsense: {error}"}
-        except Exception as error:  # one candidate's, whatever it is
-            last = str(error).strip().splitlines()[-1:] or [""]
-            answer = {"failure": f"error: {type(error).__name__}: {last[0]}"}
-        print(json.dumps(answer), file=answers, flush=True)
-
-
-def _die_with_parent() -> None:
-    """End at once when the tuner ends, also inside of compiled code (Linux)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -55,6 +55,7 @@ def parts_of(manifest: dict[str, Any]) -> dict[str, Part]:
         **{f"exact:{family}": Part("exact", family, 180) for family in families},
         "times": Part("times", "", 300),
         "network": Part("network", "", 300),
+        "tune": Part("tune", "", 360),
         "torch:layers": Part("peers", "layers", 240),
         "torch:network": Part("peers", "network", 240),
         "torch:compiled": Part("peers", "compiled", 420),

@@ -157,6 +157,24 @@ def _network_rows(rows: dict[str, Any], _result: dict[str, Any]) -> list[str]:
     return grid(head, [cells(*item) for item in rows.items()])
 
 
+def _tune_rows(rows: dict[str, Any], _result: dict[str, Any]) -> list[str]:
+    def cells(name: str, row: dict[str, Any]) -> Sequence[Any]:
+        failed = [trial for trial in row.get("trials", []) if trial["failure"]]
+        count = f"{len(row.get('trials', []))}, {len(failed)} failed"
+        record = row.get("record")
+        if record is None:
+            return name, count, _said(row), *["-"] * 4
+        outputs = "right" if row["exact"] else "WRONG"
+        tile = record["decisions"].get("tile", {})
+        tile = ", ".join(f"{k} {v}" for k, v in tile.items()) if isinstance(tile, dict) else tile
+        gain = record["rule_us"] / record["us"]
+        made = f"{record['decisions'].get('family', '')} {tile}"
+        return name, count, outputs, record["rule_us"], record["us"], f"{gain:.3f}", made
+
+    head = ("kernel", "candidates", "outputs", "rule µs", "best µs", "gain", "best")
+    return grid(head, [cells(*item) for item in rows.items()])
+
+
 _NETWORK_TIMES = ("call_seconds", "kernel_seconds", "binary_seconds")
 
 
@@ -180,5 +198,6 @@ _SECTIONS = (
     ("Exactness", "exact", _exact_rows),
     ("Kernels on the shapes of ResNet-18", "times", _time_rows),
     ("Whole networks", "network", _network_rows),
+    ("Tiles", "tune", _tune_rows),
     ("PyTorch, in CUDA graphs", "torch", _torch_rows),
 )
