@@ -14,7 +14,7 @@ Examples
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -332,6 +332,11 @@ def _packed(reader: _Reader, pack: Block) -> Output:
 
     groups = int(pack.node.annotations["xnortvm.groups"])
     return Output(pack.buffer, True, bit, groups, extents_of(source))
+
+
+def indices_in(buffer: Any, index: Sequence[Any]) -> Sequence[Any]:
+    """Return where (n, y, x, o) lies in a parameter: that of a dense layer has (n, o)."""
+    return index if len(buffer.shape) == len(index) else (index[0], index[-1])
 
 
 def _is_sign(value: Any) -> bool:

@@ -15,7 +15,7 @@ from typing import Any
 from xnortvm._tvm import tirx
 from xnortvm.ops.layout import WORD, words
 from xnortvm.schedules.cuda import emit as e
-from xnortvm.schedules.cuda.epilogue import NotElementwiseError, Output
+from xnortvm.schedules.cuda.epilogue import NotElementwiseError, Output, indices_in
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def write(
         Whether there is such a word, the same for the whole warp.
     """
     element = output.element(acc, index)
-    at = index if len(output.buffer.shape) == len(index) else (index[0], index[-1])
+    at = indices_in(output.buffer, index)
     if not output.packed:
         with e.when(valid):
             e.store(output.buffer, element, *at)

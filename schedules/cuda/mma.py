@@ -297,13 +297,9 @@ class _Kernel:
     def _finish(self) -> None:
         gemm, tile = self.gemm, self.tile
         eights = tile.columns // 8
-        columns = Columns(
-            e.let("quad", tirx.floormod(self.lane, 4)),
-            self.group * gemm.columns,
-            e.let("column", self.first_column + self.warp_column),
-            eights,
-            gemm.columns,
-            gemm.columns % tile.block[1] == 0,
+        column = e.let("column", self.first_column + self.warp_column)
+        columns = Columns.of(
+            gemm.problem, self.lane, self.group, column, tile.columns, tile.block[1]
         )
         if self.counts is not None:
             self._join_bits(columns)

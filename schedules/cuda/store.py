@@ -21,7 +21,7 @@ from xnortvm._tvm import tirx
 from xnortvm.ops.layout import WORD, words
 from xnortvm.ops.problem import Problem
 from xnortvm.schedules.cuda import emit as e
-from xnortvm.schedules.cuda.epilogue import Epilogue, Output
+from xnortvm.schedules.cuda.epilogue import Epilogue, Output, indices_in
 from xnortvm.schedules.cuda.gemm import ceil, pixel_of
 
 #: Neighbouring channels that a lane holds.
@@ -54,6 +54,25 @@ class Columns:
     eights: int
     limit: int
     exact: bool
+
+    @classmethod
+    def of(
+        cls, problem: Problem, lane: Any, group: Any, first: Any, columns: int, block: int
+    ) -> Columns:
+        """Return the channels of a warp.
+
+        Parameters
+        ----------
+        lane : expression
+            Of the warp's 32.
+        group, first : expression
+            Number of the group, and of the first channel within it.
+        columns, block : int
+            Channels of the warp and of its block, those that do not exist included.
+        """
+        limit = problem.outputs // problem.groups
+        quad = e.let("quad", tirx.floormod(lane, 4))
+        return cls(quad, group * limit, first, columns // 8, limit, limit % block == 0)
 
     def local(self, eight: Any, half: Any) -> Any:
         """Return the channel within the group that column ``8·eight + 2t + half`` holds."""
@@ -180,7 +199,7 @@ class _Four:
             with e.when(self._inside(self.local)):
                 index = (*self.pixel, tirx.Ramp(self.first, e.i32(1), FOUR))
                 for buffer, value in values.items():
-                    e.store(buffer, e.load(value, _ALL), *_at(buffer, index))
+                    e.store(buffer, e.load(value, _ALL), *indices_in(buffer, index))
 
     def _load(self, outputs: Sequence[Output]) -> None:
         """Load what the elements read for each channel, four at a time."""
@@ -224,7 +243,7 @@ class _Four:
                 e.store(values[output.buffer], value, b)
             else:
                 with e.when(self._inside(local)):
-                    e.store(output.buffer, value, *_at(output.buffer, index))
+                    e.store(output.buffer, value, *indices_in(output.buffer, index))
 
     def _add_bit(self, word: Any, bit: Any, b: Any) -> None:
         bit = e.both(self._inside(self.local + b), bit)
@@ -265,8 +284,4 @@ def _store_word(
         writes = e.both(writes, number < words(columns.limit))
     with e.when(writes):
         index = (*pixel, tirx.floordiv(columns.group, WORD) + number)
-        e.store(output.buffer, e.load(bits, 0), *_at(output.buffer, index))
-
-
-def _at(buffer: Any, index: Sequence[Any]) -> Sequence[Any]:
-    return index if len(buffer.shape) == len(index) else (index[0], index[-1])
+        e.store(output.buffer, e.load(bits, 0), *indices_in(output.buffer, index))

@@ -291,13 +291,8 @@ class _Kernel:
 
     def _finish(self, number: Any) -> None:
         gemm, tile = self.gemm, self.tile
-        columns = Columns(
-            e.let("quad", tirx.floormod(self.lane, 4)),
-            self.group * gemm.columns,
-            self.first_column,
-            tile.columns // 8,
-            gemm.columns,
-            gemm.columns % tile.columns == 0,
+        columns = Columns.of(
+            gemm.problem, self.lane, self.group, self.first_column, tile.columns, tile.columns
         )
         activation_bits = e.registers("activation_bits", 2)
         in_warp = e.let("in_warp", tirx.floordiv(self.lane, 4))
