@@ -147,7 +147,7 @@ class _Kernel:
         self.sums = e.registers("sums", tile.columns // 2)
         self.bits = e.registers("bits", 2)
         self.piece = e.registers("piece", CHUNK)
-        self.slot = e.registers("slot", 2, "int32")  # that is multiplied, that is copied to
+        self.slot = e.registers("slot", 1, "int32")  # of the ring, that is multiplied next
         self.cursor = e.registers("cursor", 2, "int32")  # the tile and stage that is copied next
         self.tiles = ceil(gemm.rows, ROWS)
         self.step = self.blocks * WARPGROUPS
@@ -172,20 +172,19 @@ class _Kernel:
 
     def _start_windows(self, first: Any) -> None:
         e.store(self.slot, e.i32(0), 0)
-        e.store(self.slot, e.i32(0), 1)
         e.store(self.cursor, first, 0)
         e.store(self.cursor, e.i32(0), 1)
         self.windows.set_rows(first * ROWS)
-        with e.loop("ahead", self.tile.slots - 2):
-            self._copy()
+        with e.loop("ahead", self.tile.slots - 2) as slot:
+            self._copy(slot)
 
-    def _copy(self) -> None:
+    def _copy(self, slot: Any) -> None:
         """Copy the next stage, if there is one, of this tile or another."""
         # Masks tell TVM the range, which saves instructions when it divides.
         number = e.let("number", e.load(self.cursor, 0) & _below(self.tiles + self.step))
         k = e.let("copied", e.load(self.cursor, 1) & _below(self.stages))
         with e.when(number < self.tiles):
-            to = e.let("to", self._slot(1))
+            to = e.let("to", self._place(slot))
             self.windows.copy(tirx.floordiv(to, 4), k)
             e.store(self.cursor, k + 1, 1)
             with e.when((k + 1).equal(self.stages)):
@@ -193,18 +192,16 @@ class _Kernel:
                 e.store(self.cursor, following, 0)
                 e.store(self.cursor, e.i32(0), 1)
                 self.windows.set_rows(following * ROWS)
-        self._next(1)
         self.mover.commit()
 
-    def _slot(self, which: int) -> Any:
+    def _place(self, slot: Any) -> Any:
         """Return where a slot of the ring starts."""
-        return self.ring + e.load(self.slot, which) * self.tile.slot
+        return self.ring + slot * self.tile.slot
 
-    def _next(self, which: int) -> None:
-        """Go on to the next slot of the ring."""
-        following = e.load(self.slot, which) + 1
-        whole = following.equal(self.tile.slots)
-        e.store(self.slot, tirx.Select(whole, e.i32(0), following), which)
+    def _behind(self, slot: Any, count: int) -> Any:
+        """Return the slot of the ring so many behind another."""
+        slots, following = self.tile.slots, slot + count
+        return tirx.Select(following >= slots, following - slots, following)
 
     def _multiply(self, turn: Any, number: Any) -> None:
         """Multiply a tile of rows."""
@@ -226,7 +223,8 @@ class _Kernel:
         self._meet()
         with e.when(turn.equal(0)):
             self.arrivals.wait(k)
-        start = e.let("start", self._slot(0))
+        slot = e.let("slot", e.load(self.slot, 0))
+        start = e.let("start", self._place(slot))
         a = self._descriptor("a", start)
         b = self._descriptor("b", k * self.tile.weight_stage)
         e.ptx("wgmma.fence.sync.aligned")
@@ -240,8 +238,8 @@ class _Kernel:
         if last:
             with e.when(k == self.stages - 1):
                 self._give_turn(number)
-        self._next(0)
-        self._copy()
+        e.store(self.slot, self._behind(slot, 1), 0)
+        self._copy(self._behind(slot, self.tile.slots - 2))
         self._count(start)
         e.ptx("wgmma.wait_group.sync.aligned", 1)
 

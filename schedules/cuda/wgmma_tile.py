@@ -51,7 +51,7 @@ BANKS, L2 = 128, 24
 FIRST = 1500
 
 #: Instructions of a warp for a stage, and of a lane for an output, counted in the machine code.
-STAGE, OUTPUT = 167, 9
+STAGE, OUTPUT = 172, 8
 #: Clocks from one instruction of a warp to the next.
 PACE = 1.6
 
