@@ -3,15 +3,13 @@
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from tests.cuda.emulator import cuda_target, device_source, has_compiler, lower
-from tests.cuda.machine_code import disassemble, needs_disassembler
+from tests.cuda.emulator import has_compiler
+from tests.cuda.machine_code import Code, code_of, needs_disassembler
 from tests.ops.kernel_cases import EPILOGUES, Case, Conv, bconv2d_case, bdense_case
 from tests.schedules.cuda.kernels import CONVS, DENSE, UNPACKED, WHOLE, check
 from xnortvm.ops.problem import Problem
@@ -19,7 +17,7 @@ from xnortvm.schedules.cuda import wgmma_gemm
 from xnortvm.schedules.cuda.dispatch import make_kernel
 from xnortvm.schedules.cuda.epilogue import NotElementwiseError, narrowed, read_anchor
 from xnortvm.schedules.cuda.gemm import Gemm
-from xnortvm.schedules.cuda.wgmma_tile import Tile, tile_for, tiles
+from xnortvm.schedules.cuda.wgmma_tile import OUTPUT, STAGE, Tile, tile_for, tiles
 from xnortvm.schedules.isa import gpu
 
 ARCH = "sm_90a"
@@ -132,22 +130,29 @@ CODES: dict[str, tuple[Callable[..., Case], tuple[Any, ...], Tile]] = {
 }
 
 
+def code_with(name: str, kind: str) -> Code:
+    case, shape, tile = CODES[name]
+    func = narrowed(case(*shape, gpu(ARCH), kind).func)
+    return code_of(wgmma_gemm.make(func, ARCH, tile, blocks=1), ARCH)
+
+
 @needs_disassembler
 @pytest.mark.parametrize("name", CODES if WHOLE else ["256 columns"])
 def test_the_machine_code_is_native(name: str) -> None:
-    case, shape, tile = CODES[name]
     for kind in EPILOGUES if WHOLE else ["threshold"]:
-        func = wgmma_gemm.make(narrowed(case(*shape, gpu(ARCH), kind).func), ARCH, tile, blocks=1)
-        target = cuda_target(ARCH)
-        _, device = lower(func, target)
-        code, said = disassemble(device_source(device, target), ARCH)
-        ops = Counter(code)
-        assert sum(count for op, count in ops.items() if op.startswith("BGMMA")) >= 4
-        assert not [op for op in ops if re.match(r"CALL|IMMA|LDL|STL", op)]
-        assert any(op.startswith("LDGSTS.E") for op in ops)
-        assert any(op.startswith("UBLKCP") for op in ops)
-        assert " 0 bytes spill stores" in said
-        assert "C75" not in said  # products one after the other
-        assert "used 5 barriers" in said
-        registers = int(re.findall(r"Used (\d+) registers", said)[0])
-        assert registers * 256 * tile.blocks <= 65536
+        code = code_with(name, kind)
+        code.check()
+        assert code.count("BGMMA") >= 4
+        assert code.count("UBLKCP") >= 1
+        assert code.count("LDGSTS") >= 4
+        assert "used 5 barriers" in code.said
+        assert code.registers * 256 * CODES[name][2].blocks <= 65536
+
+
+@needs_disassembler
+def test_the_model_counts_the_instructions_that_there_are() -> None:
+    code = code_with("dense", "threshold")
+    stage = code.loop_with("BGMMA", "LDGSTS", "POPC")
+    assert len(stage) == pytest.approx(STAGE, rel=0.1)
+    turn = code.loop_with("BGMMA", "STG")
+    assert (len(turn) - len(stage)) / 128 == pytest.approx(OUTPUT, rel=0.1)
