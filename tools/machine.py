@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xnortvm import __version__
+from xnortvm._cache import user_cache
 from xnortvm._tvm import installed_version
 
 if TYPE_CHECKING:
@@ -124,10 +125,9 @@ def limits_of_this_machine(*, refresh: bool = False) -> Machine:
 
 def cache_path() -> Path:
     """Return the file that holds the limits of this machine."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     versions = [__version__, installed_version("apache-tvm") or "", str(LIMITS_VERSION)]
     key = hashlib.sha256("\n".join([cpu_name(), *versions]).encode()).hexdigest()[:12]
-    return Path(root) / "xnortvm" / f"machine-{key}.json"
+    return user_cache() / f"machine-{key}.json"
 
 
 def cpu_name() -> str:

@@ -108,9 +108,10 @@ def test_a_driver_without_a_gpu_is_named(monkeypatch) -> None:
 
 def test_neither_nvcc_nor_nvrtc_is_one_sentence(monkeypatch) -> None:
     monkeypatch.setattr(cuda_compiler.shutil, "which", lambda name: None)
-    monkeypatch.setattr(cuda_compiler.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(cuda_compiler.nvrtc, "find", lambda: None)
     monkeypatch.delenv("CUDACXX", raising=False)
-    with pytest.raises(MissingDependencyError, match="needs nvcc or NVRTC, but no GPU"):
+    sentence = r"needs nvcc or NVRTC, but no GPU.*or run: pip install 'xnortvm\[cuda\]'"
+    with pytest.raises(MissingDependencyError, match=sentence):
         cuda_compiler.find_cuda_compiler()
     monkeypatch.setenv("CUDACXX", "/nowhere/nvcc")
     with pytest.raises(MissingDependencyError, match="CUDACXX names '/nowhere/nvcc'"):

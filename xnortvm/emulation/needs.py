@@ -16,6 +16,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from xnortvm._cache import user_cache
 from xnortvm.errors import CompileError, MissingDependencyError
 from xnortvm.runtime.link import find_linker
 
@@ -224,8 +225,7 @@ def _plugin_api(version: str) -> int:
 
 def cache_folder() -> Path:
     """Return where results are kept between runs."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "xnortvm" / "emulation"
+    return user_cache("emulation")
 
 
 def do(command: list[str]) -> None:

@@ -9,7 +9,6 @@ IEEE 754 has them; products and sums are fused where the compiler likes, as on C
 from __future__ import annotations
 
 import glob
-import importlib.util
 import logging
 import os
 import re
@@ -20,11 +19,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import tvm_ffi
 
+from xnortvm._cache import user_cache
 from xnortvm.errors import CompileError, MissingDependencyError
+from xnortvm.runtime import nvrtc
 
 log = logging.getLogger("xnortvm")
 
@@ -54,9 +54,7 @@ class CudaCompiler:
     def version(self) -> str:
         """The release, such as ``"13.0"``."""
         if self.name == "NVRTC":
-            from importlib.metadata import version
-
-            return version("cuda-bindings")
+            return ".".join(map(str, nvrtc.find() or ("unknown version",)))
         said = subprocess.run([self.path, "--version"], capture_output=True, text=True, check=False)
         found = re.search(r"release ([\d.]+)", said.stdout)
         return found[1] if found else "unknown version"
@@ -64,7 +62,7 @@ class CudaCompiler:
 
 @dataclass
 class Resources:
-    """What the kernels of a module take, as ptxas reports it; empty for NVRTC.
+    """What the kernels of a module take, as ptxas reports it.
 
     Attributes
     ----------
@@ -90,7 +88,7 @@ def find_cuda_compiler() -> CudaCompiler:
     Raises
     ------
     MissingDependencyError
-        When there is neither.
+        When there is neither, or an NVRTC that is too old.
     """
     roots = [os.environ[name] for name in ("CUDA_HOME", "CUDA_PATH") if os.environ.get(name)]
     named = [os.environ["CUDACXX"]] if os.environ.get("CUDACXX") else []
@@ -105,11 +103,11 @@ def find_cuda_compiler() -> CudaCompiler:
                 f"the environment variable CUDACXX names {candidate!r}, which cannot be run; "
                 "unset it or name an installed nvcc"
             )
-    if importlib.util.find_spec("cuda") and importlib.util.find_spec("cuda.bindings"):
+    if nvrtc.find() is not None:
         return CudaCompiler("NVRTC")
     raise MissingDependencyError(
         "compiling for CUDA needs nvcc or NVRTC, but no GPU, and neither was found; install the "
-        "CUDA toolkit 13 (or name its nvcc in CUDACXX), or run: pip install cuda-bindings"
+        f"CUDA toolkit 13 (or name its nvcc in CUDACXX), or run: {nvrtc.INSTALL}"
     )
 
 
@@ -183,13 +181,12 @@ def _with_nvcc(compiler: CudaCompiler, code: str, arch: str, resources: Resource
         return bytearray(made.read_bytes())
 
 
-def _with_nvrtc(_compiler: CudaCompiler, code: str, arch: str, _resources: Resources) -> bytearray:
-    from tvm.support import nvcc
-
+def _with_nvrtc(_compiler: CudaCompiler, code: str, arch: str, resources: Resources) -> bytearray:
     try:
-        made: Any = nvcc.compile_cuda(code, target_format="cubin", arch=arch, compiler="nvrtc")
-    except Exception as error:
+        made, said = nvrtc.compile_source(code, arch, user_cache("cuda-headers"))
+    except nvrtc.NvrtcError as error:
         raise CompileError(_refusal("NVRTC", arch, str(error))) from error
+    _read_use(said, resources)
     return bytearray(made)
 
 

@@ -19,6 +19,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from xnortvm._cache import user_cache
 from xnortvm._tvm_runtime import tvm, tvm_ffi
 from xnortvm.errors import MissingDependencyError, TargetError
 
@@ -181,8 +182,7 @@ def _stand_in() -> Path:
     """Return the stand-in for the driver's library, linked when it is not in the cache yet."""
     from xnortvm.runtime.link import find_linker
 
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "xnortvm" / "no-cuda-driver"
+    folder = user_cache("no-cuda-driver")
     library = folder / DRIVER
     if library.is_file():
         return library

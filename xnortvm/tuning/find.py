@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xnortvm._cache import user_cache
 from xnortvm.tuning.nearest import neighbours
 from xnortvm.tuning.records import Record, Records
 from xnortvm.tuning.task import Choose, Key, decide
@@ -24,8 +25,7 @@ _OFF = frozenset({"off", "0", "false", "no", "none"})
 
 def user_folder() -> Path:
     """Return the folder in which a user's own records lie."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "xnortvm" / "records"
+    return user_cache("records")
 
 
 def shipped_folder() -> Path:
