@@ -16,7 +16,6 @@ from tests.frontend.nets import (
     assert_same_graph,
     calls,
     constants,
-    net,
     onnx_file,
     operators,
     outputs,
@@ -24,13 +23,6 @@ from tests.frontend.nets import (
 from xnortvm.errors import ModelError, UnsupportedOperatorError
 from xnortvm.frontend import import_model
 from xnortvm.graph.dataflow import is_const
-
-
-@pytest.fixture(scope="module")
-def model():
-    module, x = net()
-    with torch.no_grad():
-        return module, x, module(x)
 
 
 @pytest.fixture(scope="module")

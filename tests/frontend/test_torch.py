@@ -19,15 +19,6 @@ from tests.frontend.nets import (
 )
 from xnortvm.frontend import import_model
 
-
-@pytest.fixture(scope="module")
-def model():
-    """A network, its input, and what eager PyTorch makes of it."""
-    module, x = net()
-    with torch.no_grad():
-        return module, x, module(x)
-
-
 SPELLINGS = {
     "non-strict": lambda module, x: export(module, x, strict=False),
     "strict": lambda module, x: export(module, x, strict=True),
