@@ -23,6 +23,7 @@ clock: sync=none
 ata0-master: type=disk, path=disk.img, mode=flat
 boot: disk
 com1: enabled=1, mode=file, dev=serial.txt
+sound: waveoutdrv=dummy, waveindrv=dummy, midioutdrv=dummy
 log: bochs.log
 panic: action=fatal
 """
