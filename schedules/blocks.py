@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xnortvm._tvm import tirx
+
+if TYPE_CHECKING:
+    from xnortvm.schedules.steps import Sums
 
 ATTRIBUTE = "xnortvm.op"
 FORM, LANES, LLVM, ROWS = "xnortvm.form", "xnortvm.lanes", "xnortvm.llvm", "xnortvm.rows"
@@ -44,6 +47,8 @@ class Kernel:
         Elementwise blocks that disappear into their readers.
     keep : list of block
         Blocks that write outputs or values to be packed, and the packs, in order.
+    sums : Sums or None
+        Where a float anchor that is computed in steps reads, see `xnortvm.schedules.steps`.
     """
 
     op: str
@@ -55,6 +60,7 @@ class Kernel:
     steps: list[Any] = field(default_factory=list)
     inline: list[Any] = field(default_factory=list)
     keep: list[Any] = field(default_factory=list)
+    sums: Sums | None = None
 
 
 def operator(sch: Any, block: Any) -> str:

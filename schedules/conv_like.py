@@ -41,7 +41,7 @@ TVM's stack arrays.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from xnortvm._tvm import IRModule, Schedule, tirx
 from xnortvm.schedules.blocks import LLVM, ROWS, Kernel, is_reduction, operator, read_kernel
@@ -53,10 +53,15 @@ from xnortvm.schedules.epilogue import (
     separate_output,
 )
 from xnortvm.schedules.isa import Isa
+from xnortvm.schedules.step_blocks import put_step, sums_of
+from xnortvm.schedules.steps import Step, best_step, costs_of
 from xnortvm.schedules.tiling import Tile, divisors, whole_words
 
 #: Steps whose activations are spread to table rows together: one word.
 ROWS_OF_A_WORD = 8
+
+#: Steps of a float sum that follow each other without a branch, which costs 3 cycles between two.
+STEPS_TOGETHER = 4
 
 #: Forms whose sums of one vector go to the epilogue in registers.
 REGISTER_EPILOGUES = ("pairwise", "paired")
@@ -82,10 +87,15 @@ def schedule_conv_like(
         return None
     found, is_wanted = _choices(sch, kernel, isa).pick(wanted)
     tile, block_channels = found.tile, found.block * kernel.lanes
-    loops = _schedule_anchor(sch, kernel, tile, block_channels, isa, num_threads)
-    _import_llvm(sch, kernel)
+    step = best_step(kernel.sums, tile) if kernel.sums else None
+    loops = _schedule_anchor(sch, kernel, tile, block_channels, step, num_threads)
     lanes = _lanes_behind(kernel, isa)
-    schedule_epilogue(sch, kernel, loops, block_channels, lanes)
+    schedule_epilogue(sch, kernel, loops.epilogue, block_channels, lanes)
+    code = sch.get(kernel.anchor).annotations.get(LLVM)
+    if step is not None:
+        kernel.anchor, code = put_step(sch, loops.step, step)
+    if code is not None:
+        sch.annotate(sch.get_loops(kernel.anchor)[0], "pragma_import_llvm", code)
     return "wanted" if is_wanted else "rule"
 
 
@@ -108,19 +118,14 @@ def _prepare(sch: Any, isa: Isa) -> Kernel | None:
     for block in kernel.before:
         _PREPARE[operator(sch, block)](sch, block)
     kernel.lanes = kernel.lanes or isa.lanes
+    if isa.steps and kernel.form == "float":
+        kernel.sums = sums_of(sch, kernel.anchor)
     return kernel
 
 
 def _lanes_behind(kernel: Kernel, isa: Isa) -> int:
     """Return the lanes of the epilogue: those of 16-bit counts, which LLVM takes apart."""
     return kernel.lanes if kernel.form in REGISTER_EPILOGUES else isa.lanes
-
-
-def _import_llvm(sch: Any, kernel: Kernel) -> None:
-    """Add the LLVM code that the anchor calls, if any, to the module."""
-    code = sch.get(kernel.anchor).annotations.get(LLVM)
-    if code is not None:
-        sch.annotate(sch.get_loops(kernel.anchor)[0], "pragma_import_llvm", code)
 
 
 def _inline_whole_chunk(sch: Any, kernel: Kernel) -> None:
@@ -131,7 +136,7 @@ def _inline_whole_chunk(sch: Any, kernel: Kernel) -> None:
 
 
 def _extents(sch: Any, block: Any) -> list[int]:
-    return [int(sch.get(loop).extent) for loop in sch.get_loops(block)]
+    return [_extent(sch, loop) for loop in sch.get_loops(block)]
 
 
 def _choices(sch: Any, kernel: Kernel, isa: Isa) -> Choices:
@@ -142,13 +147,21 @@ def _choices(sch: Any, kernel: Kernel, isa: Isa) -> Choices:
     if any(operator(sch, block) == "pack" for block in kernel.keep):
         blocks = whole_words(blocks, kernel.lanes)
     rows = lead[-2] if len(lead) >= 3 else 1
-    return Choices(kernel.form, rows, lead[-1], tuple(blocks), kernel.lanes, isa)
+    costs = costs_of(kernel.sums, kernel.form)
+    return Choices(kernel.form, rows, lead[-1], tuple(blocks), kernel.lanes, isa, costs)
+
+
+class _AnchorLoops(NamedTuple):
+    """Loops of a tiled anchor: the outermost of a step, and those of the epilogue."""
+
+    step: Any
+    epilogue: EpilogueLoops
 
 
 def _schedule_anchor(
-    sch: Any, kernel: Kernel, tile: Tile, block_channels: int, isa: Isa, num_threads: int
-) -> EpilogueLoops:
-    """Tile and vectorise the anchor; return where its sums are finished."""
+    sch: Any, kernel: Kernel, tile: Tile, block_channels: int, step: Step | None, num_threads: int
+) -> _AnchorLoops:
+    """Tile and vectorise the anchor."""
     anchor = kernel.anchor
     loops = sch.get_loops(anchor)
     spatial = len(sch.get(anchor).writes[0].source.shape)
@@ -165,7 +178,8 @@ def _schedule_anchor(
     else:
         before, pixels = lead[:-1], [column]
     unrolled = [*pixels, inner]
-    sch.reorder(block, *before, column_tile, outer, *reduction, *unrolled, lanes)
+    reduction, taps = _cut_reduction(sch, kernel, reduction, step)
+    sch.reorder(block, *before, column_tile, outer, *reduction, *taps, *unrolled, lanes)
     if num_threads > 1:
         sch.parallel(sch.fuse(block, *before))
     if kernel.bytes is None:
@@ -183,10 +197,33 @@ def _schedule_anchor(
         if kernel.form == "paired":  # three taps: their sums stay in the same registers
             for loop in chunk:
                 sch.unroll(loop)
-    in_registers = kernel.form in REGISTER_EPILOGUES and fits_stack(
+    in_registers = (kernel.form in REGISTER_EPILOGUES or step is not None) and fits_stack(
         sch, kernel, tile.pixels * block_channels
     )
-    return EpilogueLoops(column_tile, outer if in_registers else None)
+    epilogue = EpilogueLoops(column_tile, outer if in_registers else None)
+    return _AnchorLoops(taps[0] if taps else None, epilogue)
+
+
+def _cut_reduction(
+    sch: Any, kernel: Kernel, reduction: list[Any], step: Step | None
+) -> tuple[list[Any], list[Any]]:
+    """Return the loops over steps, a few of them unrolled, and those over the taps of a step."""
+    if kernel.sums is None:
+        return reduction, []
+    order = kernel.sums.order
+    if step is None:
+        return [reduction[number] for number in order], []
+    cut = [sch.split(reduction[number], [None, step.taps[number]]) for number in order]
+    steps, taps = ([parts[i] for parts in cut] for i in (0, 1))
+    last = max((i for i, loop in enumerate(steps) if _extent(sch, loop) > 1), default=0)
+    together = max(n for n in divisors(_extent(sch, steps[last])) if n <= STEPS_TOGETHER)
+    steps[last : last + 1] = sch.split(steps[last], [None, together])
+    sch.unroll(steps[last + 1])
+    return steps, taps
+
+
+def _extent(sch: Any, loop: Any) -> int:
+    return int(sch.get(loop).extent)
 
 
 def _axes(sch: Any, block: Any) -> int:

@@ -27,7 +27,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from xnortvm.schedules.cuda.decisions import GpuDecisions
-from xnortvm.schedules.tiling import COSTS, Tile, choose_tile, suits, tiles
+from xnortvm.schedules.tiling import COSTS, Costs, Tile, choose_tile, suits, tiles
 
 if TYPE_CHECKING:
     from xnortvm.schedules.isa import Isa
@@ -109,6 +109,8 @@ class Choices(NamedTuple):
     lanes : int
         Channels of one vector.
     isa : Isa
+    costs : Costs
+        By which the rule chooses.
     """
 
     form: str
@@ -117,12 +119,13 @@ class Choices(NamedTuple):
     blocks: tuple[int, ...]
     lanes: int
     isa: Isa
+    costs: Costs
 
     def rule(self) -> Decisions:
         """Return what the rule picks."""
         registers = self.isa.registers(self.form)
         tile, block = choose_tile(
-            self.rows, self.columns, self.blocks, self.lanes, registers, self.form
+            self.rows, self.columns, self.blocks, self.lanes, registers, self.form, self.costs
         )
         return Decisions(self.form, self.columns, tile, block)
 

@@ -52,6 +52,8 @@ class Isa:
     float_columns : int
         Float convolutions compute rows of a multiple of so many pixels, so that a tile with
         enough accumulators divides them.
+    steps : bool
+        Whether float sums are computed in steps, see `xnortvm.schedules.steps`.
     """
 
     name: str
@@ -65,6 +67,7 @@ class Isa:
     packed_registers: int
     float_registers: int
     float_columns: int
+    steps: bool = False
 
     def registers(self, form: str) -> int:
         """Return how many registers the accumulators and weights of a kernel may take."""
@@ -101,6 +104,12 @@ ISAS = {
     )
 }
 
+#: By instruction set and core, in what it differs from the row of its instruction set.
+CORES: dict[tuple[str, str], dict[str, Any]] = {
+    ("neon", "cortex-a53"): {"steps": True},
+    ("neon", "cortex-a55"): {"steps": True},
+}
+
 
 @dataclass(frozen=True)
 class Gpu(Isa):
@@ -117,11 +126,11 @@ class Gpu(Isa):
 
 def gpu(arch: str) -> Gpu:
     """Return the row of a CUDA architecture: a lane is a thread's 32-bit register."""
-    return Gpu("cuda", 32, 255, "plain", "", "", "", "ballot", 64, 64, 1, arch)
+    return Gpu("cuda", 32, 255, "plain", "", "", "", "ballot", 64, 64, 1, arch=arch)
 
 
 def isa_of(target: Target) -> Isa:
-    """Return the row of a target's instruction set.
+    """Return the row of a target's instruction set, as its core wants it.
 
     Raises
     ------
@@ -135,4 +144,4 @@ def isa_of(target: Target) -> Isa:
             f"{target.name} cannot be compiled for: there are no kernels for {target.isa} yet; "
             f"use a CPU target ({', '.join(ISAS)})"
         )
-    return ISAS[target.isa]
+    return replace(ISAS[target.isa], **CORES.get((target.isa, target.mcpu), {}))

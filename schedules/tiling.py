@@ -156,16 +156,24 @@ def suits(tile: Tile, block: int, lanes: int, form: str) -> bool:
 
 
 def choose_tile(
-    rows: int, columns: int, vectors: Iterable[int], lanes: int, registers: int, form: str
+    rows: int,
+    columns: int,
+    vectors: Iterable[int],
+    lanes: int,
+    registers: int,
+    form: str,
+    costs: Costs | None = None,
 ) -> tuple[Tile, int]:
     """Return the cheapest tile and its block of channels; of equals the largest block.
+
+    Without `costs` those of the form are taken.
 
     Examples
     --------
     >>> choose_tile(56, 56, [4], 8, 12, "byte")
     (Tile(rows=1, columns=2, vectors=4), 4)
     """
-    costs = COSTS[form]
+    costs = costs or COSTS[form]
     largest = costs.block if rows * columns > 1 else 2 * WORD
     vectors = [block for block in vectors if block * lanes <= max(largest, lanes)]
     fitting = [

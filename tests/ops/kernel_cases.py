@@ -261,19 +261,36 @@ def bsum2d_case(conv: Conv, offset: int = 0, seed: int = 0) -> Case:
     return Case(f"bsum2d {conv} + {offset}", func, [a], [expected])
 
 
-def conv2d_case(conv: Conv, isa: Isa, epilogue: str = "accumulator", seed: int = 0) -> Case:
+def conv2d_case(
+    conv: Conv,
+    isa: Isa,
+    epilogue: str = "accumulator",
+    seed: int = 0,
+    *,
+    channels_last: bool = True,
+) -> Case:
     """Return a float convolution of small integers, which floats add exactly."""
     rng = np.random.default_rng(seed)
     x = rng.integers(-8, 8, (conv.images, *conv.size, conv.channels)).astype(np.float32)
     shape = (conv.outputs, *conv.kernel, conv.channels // conv.groups)
     w = rng.integers(-8, 8, shape).astype(np.float32)
     blocked = float_weights(w, isa)
-    px, pw = _placeholder("x", x), _placeholder("w", blocked)
-    acc = conv2d_te(px, pw, outputs=conv.outputs, groups=conv.groups, isa=isa, **conv.geometry)
     expected = reference.conv2d(x, w, groups=conv.groups, **conv.geometry)
+    x = x if channels_last else x.transpose(0, 3, 1, 2)
+    px, pw = _placeholder("x", x), _placeholder("w", blocked)
+    acc = conv2d_te(
+        px,
+        pw,
+        outputs=conv.outputs,
+        groups=conv.groups,
+        isa=isa,
+        channels_last=channels_last,
+        **conv.geometry,
+    )
     more, results, arrays, wanted = _epilogue(epilogue, acc, expected, rng, isa)
     func = te.create_prim_func([px, pw, *more, *results])
-    return Case(f"float {conv} {epilogue}", func, [x, blocked, *arrays], wanted)
+    order = "" if channels_last else " NCHW"
+    return Case(f"float {conv}{order} {epilogue}", func, [x, blocked, *arrays], wanted)
 
 
 def dense_case(lead: tuple[int, ...], inputs: int, outputs: int, isa: Isa) -> Case:

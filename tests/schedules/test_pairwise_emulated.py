@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -17,12 +16,8 @@ from tests.ops.kernel_cases import (
     bdense_case,
     form_for,
     sampled,
-    scheduled,
 )
-from xnortvm.emulation import needs, network
-from xnortvm.emulation.program import INPUT, OUTPUT, Program
-from xnortvm.emulation.run import emulate
-from xnortvm.schedules import schedule_function
+from tests.schedules.emulated import check_emulated
 from xnortvm.schedules.isa import isa_of
 from xnortvm.target import resolve
 
@@ -72,28 +67,6 @@ def largest_sums(form: str) -> Case:
     return case
 
 
-def check_emulated(cases: list[Case], name: str) -> None:
-    target = TARGETS[name]
-    reason = needs.missing(target.link)
-    if reason:
-        pytest.skip(reason)
-    cases = scheduled(cases, partial(schedule_function, isa=ISA, num_threads=1))
-    programs, functions = [], {}
-    for i, case in enumerate(cases):
-        program = Program(case.name)
-        slots = [program.add(INPUT, np.ascontiguousarray(array)) for array in case.inputs]
-        slots += [program.add(OUTPUT, np.full_like(array, 77)) for array in case.expected]
-        program.calls.append((f"kernel{i}", slots))
-        programs.append(program)
-        functions[f"kernel{i}"] = case.func.with_attr("global_symbol", f"kernel{i}")
-    for case, ran in zip(
-        cases, emulate(programs, network.library(functions, target), target), strict=True
-    ):
-        assert ran.complaint == "", case.name
-        for output, expected in zip(ran.outputs.values(), case.expected, strict=True):
-            np.testing.assert_array_equal(output, expected, err_msg=case.name)
-
-
 @pytest.mark.parametrize("form", FORMS)
 def test_a_layer_is_counted_by_the_fastest_form(form: str) -> None:
     assert [form_for(conv, ISA).name for conv in FORMS[form]] == [form] * len(FORMS[form])
@@ -110,14 +83,14 @@ def test_every_form_is_exact_with_every_epilogue(form: str, name: str) -> None:
     cases += [bconv2d_case(convs[0], ISA, kind) for kind in EPILOGUES[1:]]
     if form != "byte":
         cases.append(largest_sums(form))
-    check_emulated(cases, name)
+    check_emulated(cases, TARGETS[name], ISA)
 
 
 def test_counting_without_intrinsics_is_exact() -> None:
     portable = replace(ISA, pairwise="portable", sum_bytes="shifts")
     convs = [*FORMS["pairwise"][::3], *FORMS["paired"][::2]]
     cases = [bconv2d_case(conv, portable, EPILOGUES[i % 2], seed=i) for i, conv in enumerate(convs)]
-    check_emulated(cases, "cortex-a72")
+    check_emulated(cases, TARGETS["cortex-a72"], ISA)
 
 
 def test_dense_layers_of_any_width_are_exact() -> None:
@@ -126,7 +99,7 @@ def test_dense_layers_of_any_width_are_exact() -> None:
         bdense_case(*shape, ISA, EPILOGUES[i % len(EPILOGUES)], masked=i % 2 == 1)
         for i, shape in enumerate(shapes)
     ]
-    check_emulated(cases, "cortex-a72")
+    check_emulated(cases, TARGETS["cortex-a72"], ISA)
 
 
 def test_convolutions_are_exact_over_the_grid() -> None:
@@ -134,4 +107,4 @@ def test_convolutions_are_exact_over_the_grid() -> None:
         bconv2d_case(conv, ISA, EPILOGUES[i % len(EPILOGUES)], seed=i)
         for i, conv in enumerate(sampled(16, seed=7))
     ]
-    check_emulated(cases, "cortex-a72")
+    check_emulated(cases, TARGETS["cortex-a72"], ISA)
