@@ -41,6 +41,7 @@ TVM's stack arrays.
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 from xnortvm._tvm import IRModule, Schedule, tirx
@@ -118,7 +119,8 @@ def _prepare(sch: Any, isa: Isa) -> Kernel | None:
     for block in kernel.before:
         _PREPARE[operator(sch, block)](sch, block)
     kernel.lanes = kernel.lanes or isa.lanes
-    if isa.steps and kernel.form == "float":
+    *lead, _ = sch.get(kernel.anchor).writes[0].source.shape
+    if kernel.form == "float" and 0 < isa.steps <= math.prod(map(int, lead)):
         kernel.sums = sums_of(sch, kernel.anchor)
     return kernel
 

@@ -52,8 +52,9 @@ class Isa:
     float_columns : int
         Float convolutions compute rows of a multiple of so many pixels, so that a tile with
         enough accumulators divides them.
-    steps : bool
-        Whether float sums are computed in steps, see `xnortvm.schedules.steps`.
+    steps : int
+        Float sums of maps of at least so many pixels are computed in steps, see
+        `xnortvm.schedules.steps`; 0 is for none.
     """
 
     name: str
@@ -67,7 +68,7 @@ class Isa:
     packed_registers: int
     float_registers: int
     float_columns: int
-    steps: bool = False
+    steps: int = 0
 
     def registers(self, form: str) -> int:
         """Return how many registers the accumulators and weights of a kernel may take."""
@@ -106,8 +107,8 @@ ISAS = {
 
 #: By instruction set and core, in what it differs from the row of its instruction set.
 CORES: dict[tuple[str, str], dict[str, Any]] = {
-    ("neon", "cortex-a53"): {"steps": True},
-    ("neon", "cortex-a55"): {"steps": True},
+    ("neon", "cortex-a53"): {"steps": 1},
+    ("neon", "cortex-a55"): {"steps": 2},
 }
 
 

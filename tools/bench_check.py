@@ -31,8 +31,8 @@ from xnortvm.ops.stem_conv2d import stem_conv2d
 from xnortvm.stem import METHODS
 from xnortvm.target import Target, resolve
 from xnortvm.tools import cost_record
-from xnortvm.tools.bench_layers import LAYERS, WITH_EPILOGUES
-from xnortvm.tools.layer_modules import Layer, binary_layer, function, kernels_of
+from xnortvm.tools.bench_layers import FLOAT_LAYERS, LAYERS, WITH_EPILOGUES
+from xnortvm.tools.layer_modules import Layer, binary_layer, float_layer, function, kernels_of
 from xnortvm.tools.object_code import Counts, count
 from xnortvm.tools.outcome import table
 
@@ -129,6 +129,10 @@ def _binary(layer: Layer) -> Callable[[], IRModule]:
     return lambda: binary_layer(layer).mod
 
 
+def _float(layer: Layer) -> Callable[[], IRModule]:
+    return lambda: float_layer(layer).mod
+
+
 #: Name → kind of work (`object_code.WORK`) and the module.
 KERNELS: dict[str, tuple[str, Callable[[], IRModule]]] = {
     **{str(layer): ("binary", _binary(layer)) for layer in LAYERS},
@@ -143,8 +147,12 @@ KERNELS: dict[str, tuple[str, Callable[[], IRModule]]] = {
 #: Kernels whose cost on ARM cores is of no interest, or that these cores have not.
 UNMODELLED = {"stem by Winograd", "stem in bf16", "stem in int8"}
 
-#: Those that are only modelled: the layers of ResNet-18 with everything that can follow them.
-MODELLED_ONLY = {str(layer): _binary(layer) for layer in WITH_EPILOGUES}
+#: Those that are only modelled: the layers of ResNet-18 with everything that can follow them, and
+#: float layers.
+MODELLED_ONLY = {
+    **{str(layer): _binary(layer) for layer in WITH_EPILOGUES},
+    **{f"float {layer}": _float(layer) for layer in FLOAT_LAYERS},
+}
 
 #: Features without which a kernel is of no interest.
 NEEDS = {"stem in bf16": METHODS["bf16"].needs, "stem in int8": METHODS["int8"].needs}

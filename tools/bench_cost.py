@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 from xnortvm import pipeline
 from xnortvm.emulation import needs
 from xnortvm.emulation.cores import Core, core_of
-from xnortvm.emulation.cost import MISS_CYCLES, STEP, Cost, bound, waiting
+from xnortvm.emulation.cost import MISS_CYCLES, STEP, Cost, bound, float_bound, waiting
 from xnortvm.errors import MissingDependencyError, ModelError, TargetError
 from xnortvm.patterns import ZeroPolicy
 from xnortvm.report import Report
 from xnortvm.target import Target, resolve
 from xnortvm.tools import bench_layers, model_arg
-from xnortvm.tools.layer_modules import binary_layer
+from xnortvm.tools.layer_modules import binary_layer, float_layer
 from xnortvm.tools.model_cost import Kernel, Subject, measure, total_of
 from xnortvm.tools.outcome import Outcome, table
 
@@ -74,7 +74,7 @@ class Part(NamedTuple):
 
 
 def run(args: argparse.Namespace) -> Outcome:
-    """Model the cost of a network, or of common binary layers.
+    """Model the cost of a network, or of common layers.
 
     Raises
     ------
@@ -138,16 +138,19 @@ def _targets(name: str, cores: Sequence[Core]) -> list[tuple[Target, list[Core]]
 
 
 def _common(groups: Sequence[tuple[Target, list[Core]]]) -> dict[str, list[Part]]:
-    layers = (*bench_layers.LAYERS, *bench_layers.WITH_EPILOGUES)
-    built = {str(layer): binary_layer(layer) for layer in layers}
-    subjects = {name: Subject(each.mod, each.inputs) for name, each in built.items()}
+    binary = (*bench_layers.LAYERS, *bench_layers.WITH_EPILOGUES)
+    built = {str(layer): ("binary", binary_layer(layer)) for layer in binary}
+    built |= {
+        f"float {layer}": ("float", float_layer(layer)) for layer in bench_layers.FLOAT_LAYERS
+    }
+    subjects = {name: Subject(each.mod, each.inputs) for name, (_, each) in built.items()}
     parts: dict[str, list[Part]] = {}
     for target, cores in groups:
         measured = measure(subjects, target, cores)
         for core in cores:
             parts[core.mcpu] = [
-                Part(name, "binary", 1, built[name].macs, total_of(kernels, core))
-                for name, kernels in measured.items()
+                Part(name, kind, 1, layer.macs, total_of(measured[name], core))
+                for name, (kind, layer) in built.items()
             ]
     return parts
 
@@ -218,6 +221,7 @@ def _of_core(parts: Sequence[Part], core: Core, args: argparse.Namespace) -> dic
     data: dict[str, Any] = {
         "board": core.board,
         "bound": bound(core.mcpu),
+        "float_bound": float_bound(core.mcpu),
         "rows": [_row(part, total) for part in parts],
     }
     if args.model is None:
@@ -288,8 +292,11 @@ def _text(name: str, core: dict[str, Any]) -> str:
     columns = {key: head for key, head in _COLUMNS.items() if key not in empty}
     rows = [[row[key] for key in columns] for row in core["rows"]]
     code = f"{name} ({core['board']}), code for {core['code']}"
+    least = (
+        f"at least {core['bound']} cycles for 128 binary MACs, {core['float_bound']} for a float"
+    )
     lines = [
-        f"{code}; at least {core['bound']} cycles for 128 binary MACs",
+        f"{code}; {least} MAC",
         table(list(columns.values()), rows),
     ]
     return "\n".join(lines + _summary(core))

@@ -49,6 +49,17 @@ WITH_EPILOGUES = tuple(
     for channels, size in ((64, 56), (128, 28), (256, 14), (512, 7))
 )
 
+#: Float layers for `bench --model-cost`: first layers, shortcuts, a whole 3×3 layer, the last one.
+FLOAT_LAYERS = (
+    Layer(7, 3, 224, 64, 2),
+    Layer(3, 3, 32, 64, 1),
+    Layer(1, 64, 28, 128, 1),
+    Layer(1, 128, 14, 256, 1),
+    Layer(1, 256, 7, 512, 1),
+    Layer(3, 64, 28, 64, 1),
+    Layer(1, 512, 0, 1000, 1),
+)
+
 
 class Point(NamedTuple):
     """One kernel on the roofline.

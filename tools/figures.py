@@ -119,17 +119,28 @@ def _networks(found: list[Any]) -> list[str]:
 
 
 def _arm_layers(found: list[Any]) -> list[str]:
-    """One row per layer, one column per core: modelled cycles for 128 binary MACs."""
+    """One row per binary layer, one column per core: modelled cycles for 128 MACs."""
+    return _by_core(found, "cycles for 128 binary MACs", "binary", "bound", "cycles_per_step")
+
+
+def _arm_float(found: list[Any]) -> list[str]:
+    """One row per float layer, one column per core: modelled cycles for a MAC."""
+    return _by_core(found, "cycles for a float MAC", "float", "float_bound", "cycles_per_mac")
+
+
+def _by_core(found: list[Any], title: str, kind: str, bound: str, figure: str) -> list[str]:
     (cores,) = (data["cores"] for data in found)
-    least = " | ".join(f"{core['bound']:.1f}" for core in cores.values())
+    digits = {"bound": 1, "float_bound": 3}[bound]
+    least = " | ".join(f"{core[bound]:.{digits}f}" for core in cores.values())
     lines = [
-        "| cycles for 128 binary MACs | " + " | ".join(cores) + " |",
+        f"| {title} | " + " | ".join(cores) + " |",
         "|---|" + "--:|" * len(cores),
         f"| at least | {least} |",
     ]
     for rows in zip(*(core["rows"] for core in cores.values()), strict=True):
-        cells = " | ".join(f"{row['cycles_per_step']:.2f}" for row in rows)
-        lines.append(f"| {rows[0]['layer']} | {cells} |")
+        if rows[0]["kind"] == kind:
+            cells = " | ".join(f"{row[figure]:.{max(digits, 2)}f}" for row in rows)
+            lines.append(f"| {rows[0]['layer'].removeprefix('float ')} | {cells} |")
     return lines
 
 
@@ -210,6 +221,7 @@ def emulator() -> str:
 
 _ARM = ("docs/arm.md",)
 _CORES = ("--model-cost", "cortex-a72,cortex-a53,neoverse-n1")
+_ARM_LAYERS = ("bench", "--layers", "--model-cost", "cortex-a72,cortex-a53,cortex-a55,neoverse-n1")
 
 FIGURES: dict[str, Figure] = {
     "resnet18": Figure(
@@ -233,7 +245,8 @@ FIGURES: dict[str, Figure] = {
     "quicknet": _network("quicknet"),
     "alexnet": _network("alexnet"),
     "resnet18-cifar": _network("resnet18-cifar"),
-    "arm-layers": Figure(_ARM, (("bench", "--layers", *_CORES),), _arm_layers, emulator),
+    "arm-layers": Figure(_ARM, (_ARM_LAYERS,), _arm_layers, emulator),
+    "arm-float": Figure(_ARM, (_ARM_LAYERS,), _arm_float, emulator),
     "arm-networks": Figure(
         _ARM,
         tuple(("bench", name, *_CORES) for name in ("resnet18-bireal", "resnet18")),

@@ -16,6 +16,7 @@ from xnortvm import ops, pipeline
 from xnortvm._tvm import BlockBuilder, IRModule, TensorType, ir, relax, tirx
 from xnortvm.graph.dataflow import Graph, const, value_of
 from xnortvm.ops import reference
+from xnortvm.ops.stem_conv2d import stem_conv2d
 from xnortvm.patterns import ZeroPolicy
 from xnortvm.report import Report
 from xnortvm.target import Target
@@ -169,6 +170,49 @@ def binary_layer(layer: Layer) -> Built:
 
     mod = pipeline.run(function([a], body), [_fuse()])
     return Built(mod, [a], expected, macs)
+
+
+def float_layer(layer: Layer) -> Built:
+    """Return floats → the same layer in floats → scale, shift and ReLU.
+
+    A first layer (3 channels) reads the image as PyTorch has it, (N, C, H, W).
+    """
+    rng = np.random.default_rng(layer.channels)
+    scale, shift = rng.random((2, layer.outputs), dtype=np.float32)
+    shape = (layer.outputs, layer.kernel, layer.kernel, layer.channels)
+    weight = rng.standard_normal(shape, dtype=np.float32)
+    size = (1, layer.size, layer.size, layer.channels) if layer.size else (1, layer.channels)
+    first = bool(layer.size) and layer.channels == 3
+    x = rng.standard_normal(size, dtype=np.float32)
+    pads, strides = (layer.kernel // 2,) * 4, (layer.stride,) * 2
+
+    def call(emit: Callable[[Any], Any], x: Any) -> Any:
+        if not layer.size:
+            return emit(relax.op.matmul(x, const(np.ascontiguousarray(weight[:, 0, 0].T))))
+        if first:
+            return emit(
+                stem_conv2d(
+                    x,
+                    const(weight),
+                    strides=list(strides),
+                    padding=list(pads),
+                    dilation=[1, 1],
+                    groups=1,
+                    layout="NCHW",
+                    layer=str(layer),
+                )
+            )
+        layouts = {"data_layout": "NHWC", "kernel_layout": "OHWI"}
+        given = {"strides": strides, "padding": pads, **layouts}
+        return emit(relax.op.nn.conv2d(x, const(weight), **given))
+
+    def body(emit: Callable[[Any], Any], x: Any) -> Any:
+        value = emit(ops.affine(call(emit, x), const(scale), const(shift)))
+        return emit(relax.op.nn.relu(value))
+
+    inputs = [x.transpose(0, 3, 1, 2) if first else x]
+    outputs = (-(-layer.size // layer.stride)) ** 2 if layer.size else 1
+    return Built(function(inputs, body), inputs, None, outputs * weight.size)
 
 
 def _fuse() -> pipeline.Phase:

@@ -165,7 +165,8 @@ def test_kernels_in_steps_are_exact(core: str) -> None:
     cases += [dense_case((1,), 64, 1000, isa), dense_case((2, 5), 36, 10, isa)]
     done = check_emulated(cases, target, isa)
     without = [case.name for case in done if "xnortvm_fmla_" not in case.func.script()]
-    assert without == [case.name for case in cases if "groups=4" in case.name]
+    left = ["groups=4"] if core == "cortex-a53" else ["groups=4", "dense (1,)"]
+    assert without == [case.name for case in cases if any(each in case.name for each in left)]
 
 
 def test_other_cores_leave_the_order_to_llvm() -> None:

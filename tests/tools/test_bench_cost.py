@@ -21,6 +21,7 @@ from xnortvm.tuning.space import space_of
 
 SMALL = (Layer(3, 128, 6, 64, 1), Layer(1, 256, 0, 64, 1))
 WITH_EPILOGUES = tuple(Layer(3, 64, 6, 64, 1, epilogue) for epilogue in EPILOGUES if epilogue)
+FLOAT = (Layer(7, 3, 28, 16, 2), Layer(1, 64, 7, 64, 1), Layer(1, 64, 0, 40, 1))
 
 
 @pytest.fixture
@@ -34,6 +35,7 @@ def _emulation() -> None:
 def test_common_layers_have_a_row_for_each_core(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_layers, "LAYERS", SMALL)
     monkeypatch.setattr(bench_layers, "WITH_EPILOGUES", WITH_EPILOGUES)
+    monkeypatch.setattr(bench_layers, "FLOAT_LAYERS", FLOAT)
     command = ("bench", "--layers", "--model-cost", "cortex-a72,cortex-a53", "--json")
     ran = cli(*command)
     assert ran.status == 0
@@ -41,11 +43,15 @@ def test_common_layers_have_a_row_for_each_core(cli: Any, monkeypatch: pytest.Mo
     for name, core in ran.data["cores"].items():
         assert core["code"].endswith(f"-mcpu={name}")
         assert [row["layer"] for row in core["rows"]] == [
-            str(layer) for layer in (*SMALL, *WITH_EPILOGUES)
+            *(str(layer) for layer in (*SMALL, *WITH_EPILOGUES)),
+            *(f"float {layer}" for layer in FLOAT),
         ]
         for row in core["rows"]:
-            assert row["cycles_per_step"] > core["bound"]
             assert row["instructions"] > 3 * 64
+        *binary, stem, pointwise, dense = core["rows"]
+        assert all(row["cycles_per_step"] > core["bound"] for row in binary)
+        for row in (stem, pointwise, dense):
+            assert row["cycles_per_mac"] > core["float_bound"]
         assert sum(row["share"] for row in core["rows"]) == pytest.approx(1, abs=1e-3)
     assert cli(*command).data == ran.data  # to the last digit
 

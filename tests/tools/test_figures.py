@@ -128,9 +128,11 @@ def test_every_figure_has_its_place_in_the_documentation() -> None:
 
 COST = {
     "bound": 1.5,
+    "float_bound": 0.25,
     "rows": [
         {
             "layer": "conv (2 calls)",
+            "kind": "binary",
             "cycles": 1_600_000,
             "instructions": 3_000_000,
             "cycles_per_step": 1.775,
@@ -142,6 +144,7 @@ COST = {
         },
         {
             "layer": "pool",
+            "kind": "other",
             "cycles": 4_800_000,
             "instructions": 3_000_000,
             "cycles_per_step": None,
@@ -164,6 +167,10 @@ def test_modelled_costs_become_tables() -> None:
     one = {**COST, "rows": COST["rows"][:1]}
     layers = figures.FIGURES["arm-layers"].render([{"cores": {"cortex-a72": one, "b": two}}])
     assert layers[2:] == ["| at least | 1.5 | 3.0 |", "| conv (2 calls) | 1.77 | 4.50 |"]
+    stem = {**COST["rows"][0], "layer": "float stem", "kind": "float", "cycles_per_mac": 0.3213}
+    both = {**COST, "rows": [COST["rows"][0], stem]}
+    floats = figures.FIGURES["arm-float"].render([{"cores": {"cortex-a53": both}}])
+    assert floats[2:] == ["| at least | 0.250 |", "| stem | 0.321 |"]
     found = [{"model": "net", "cores": {"cortex-a72": COST}}]
     assert figures.FIGURES["arm-networks"].render(found)[2:] == [
         "| net | cortex-a72 | 6.0 M | 6.4 M | 25.0 % | 0.0 % | 75.0 % | 1 | 4.3 | 9.0 |"

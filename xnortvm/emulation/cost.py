@@ -107,3 +107,10 @@ def bound(mcpu: str) -> float:
     loop += [f"add v{r + 8}.16b, v{r}.16b, v{r + 8}.16b" for r in registers]
     passes = 8  # so that what comes before the first result does not show
     return round(mca.model([loop * passes], mcpu)[0] / len(registers) / passes, 2)
+
+
+def float_bound(mcpu: str) -> float:
+    """Return the fewest cycles for a float multiply-accumulate: a loop of nothing but ``fmla``."""
+    loop = [f"fmla v{register}.4s, v30.4s, v31.s[0]" for register in range(30)]
+    passes, lanes = 8, 4
+    return round(mca.model([loop * passes], mcpu)[0] / len(loop) / passes / lanes, 3)
