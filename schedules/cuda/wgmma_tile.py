@@ -156,9 +156,8 @@ class Tile(NamedTuple):
 
 def tiles(gemm: Gemm) -> list[Tile]:
     """Return the tiles that fit, those first that the model takes for the fastest."""
-    widest = max(ceil(gemm.columns, 32) * 32, 32)
     numbers = product((32, 64, 96, 128, 192, 256), (6, 4, 3), (1, 2), (1, 0))
-    found = (Tile(*each) for each in numbers if each[0] <= widest)
+    found = (Tile(*each) for each in numbers if each[0] < gemm.columns + 64)
     return sorted((tile for tile in found if tile.fits(gemm)), key=lambda tile: tile.estimate(gemm))
 
 

@@ -100,6 +100,8 @@ def test_the_model_chooses_wide_tiles_for_much_work_and_narrow_ones_for_little()
     assert tile_for(gemm_of(64, 4096, 4096)).columns == 32
     assert tile_for(gemm_of(8192, 8192, 8192)).columns == 128  # 256 have no room
     assert tile_for(gemm_of(10**6, 1024, 64)).columns == 64
+    assert tile_for(gemm_of(10**6, 1024, 250)).columns == 256
+    assert tile_for(gemm_of(10**6, 1024, 320)).columns == 192  # 256 would compute 512
 
 
 def test_every_tile_fits_a_multiprocessor() -> None:
