@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument(
         "--model-cost",
         metavar="CORES",
-        help="what MODEL, or common binary layers, would cost on ARM cores, separated by commas: "
+        help="what MODEL, or common layers, would cost on ARM cores, separated by commas: "
         f"{', '.join(CORES)}; the code runs in an emulator (qemu-user) and is modelled by llvm-mca",
     )
     what.add_argument(

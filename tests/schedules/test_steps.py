@@ -8,6 +8,9 @@ import pytest
 
 from tests.ops.kernel_cases import Conv, conv2d_case, dense_case
 from tests.schedules.emulated import check_emulated
+from xnortvm._tvm import ir, tvm
+from xnortvm.emulation import mca, needs
+from xnortvm.schedules import schedule_function
 from xnortvm.schedules.fmla import function_of
 from xnortvm.schedules.isa import isa_of
 from xnortvm.schedules.steps import (
@@ -137,6 +140,34 @@ def test_equal_steps_are_one_function() -> None:
     assert name not in function_of(step.accumulators, step.loads, step.products[:-1])[1]
 
 
+@pytest.mark.parametrize(
+    ("sums", "tile", "cycles"),
+    [
+        (stem(230, 112, 7, 2), Tile(1, 14, 1), 98 + 16 + 4),
+        (pointwise(64), Tile(1, 8, 2), 64 + 16 + 4),
+        (pointwise(64), Tile(1, 7, 2), 56 + 15 + 4),
+    ],
+    ids=("stem", "8 pixels", "7 pixels"),
+)
+def test_the_model_takes_the_cycles_of_docs_arm(sums: Sums, tile: Tile, cycles: int) -> None:
+    reason = needs.missing_for_costs()
+    if reason:
+        pytest.skip(reason)
+    step = best_step(sums, tile)
+    assert step is not None
+    first = step.accumulators
+    body = [f"ldr q{first + i}, [x0, #{16 * i}]" for i in range(len(step.loads))]
+    body += [
+        f"fmla v{p.accumulator}.4s, v{first + p.weights}.4s, v{first + p.activations}.s[{p.lane}]"
+        for p in step.products
+    ]
+    assert mca.model([body], "cortex-a53")[0] == pytest.approx(cycles, abs=0.5)
+    spread = body[len(step.loads) :]
+    for i, load in enumerate(body[: len(step.loads)]):
+        spread.insert(4 * i, load)
+    assert mca.model([spread], "cortex-a53")[0] > 1.5 * cycles
+
+
 @pytest.mark.parametrize("core", CORES)
 def test_kernels_in_steps_are_exact(core: str) -> None:
     target = resolve(f"llvm -mcpu={core}")
@@ -167,6 +198,18 @@ def test_kernels_in_steps_are_exact(core: str) -> None:
     without = [case.name for case in done if "xnortvm_fmla_" not in case.func.script()]
     left = ["groups=4"] if core == "cortex-a53" else ["groups=4", "dense (1,)"]
     assert without == [case.name for case in cases if any(each in case.name for each in left)]
+
+
+def test_steps_are_inlined_into_loops_of_several_threads() -> None:
+    target = resolve("llvm -mcpu=cortex-a53", num_threads=4)
+    isa = isa_of(target)
+    conv = Conv(64, 64, (8, 8), (1, 1), padding=(0, 0, 0, 0))
+    func = schedule_function(conv2d_case(conv, isa, "residual").func, isa, num_threads=4)
+    assert "T.parallel" in func.script()
+    library = tvm.compile(ir.IRModule({"k": func.with_attr("global_symbol", "k")}), target.tvm)
+    text = "".join(str(each.inspect_source("asm")) for each in (library.mod, *library.mod.imports))
+    assert "fmla" in text
+    assert "xnortvm_fmla" not in text
 
 
 def test_other_cores_leave_the_order_to_llvm() -> None:
