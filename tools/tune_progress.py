@@ -36,7 +36,7 @@ class Limits:
 
             self._target = resolve(self._given[0], num_threads=self._given[1])
         target = self._target
-        if not (macs and target.is_host):
+        if not (macs and target.is_host) or target.kind == "cuda":
             return None
         machine = self._limits()
         if target.isa not in machine.macs:

@@ -71,7 +71,7 @@ def _fits(made: tile.Tile, problem: Problem) -> bool:
 def _mma(problem: Problem) -> Iterable[mma.Tile]:
     gemm = Gemm.of(problem)
     widest = max(32, ceil(gemm.columns, 32) * 32)
-    numbers = product(((2, 2), (4, 1), (2, 4)), (16, 32, 64), (32, 64), (16, 32), (2, 3, 4))
+    numbers = product(((2, 2), (4, 1), (2, 4)), (16, 32, 48, 64), (32, 64), (16, 32), (2, 3, 4))
 
     def fits(made: mma.Tile) -> bool:
         sums, operands = made.rows * made.columns // 32, (made.rows + made.columns) // 4

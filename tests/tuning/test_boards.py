@@ -16,7 +16,8 @@ from tests.tools.trackers import Tracker, free_port, running_tracker
 from tests.tuning import lying_server
 from tests.tuning.candidates import LAYER, build, faulty
 from tests.tuning.networks import binary_task, network
-from xnortvm.errors import BoardError, ModelError
+from tests.tuning.test_gpu import needs_nvcc
+from xnortvm.errors import BoardError, ModelError, TargetError
 from xnortvm.runtime.tracker import Tracker as Address
 from xnortvm.target import resolve
 from xnortvm.tuning.boards import BoardRunner
@@ -112,6 +113,24 @@ def test_a_board_that_is_stopped_is_dropped_and_may_come_back(run, pair, built, 
     finally:
         pair[0].send(signal.SIGCONT)
     assert places(both(run, built)) == names(*pair)
+
+
+def test_the_only_board_is_not_believed_when_it_finds_wrong_outputs(tracker, built) -> None:
+    tracker.serve("only")
+    with runner(tracker, "only", timeout=10.0) as alone:
+        right, wrong = measured(alone, built, [built[1], faulty(built[0], "wrong")])
+    assert {right.failure, wrong.failure} == {
+        "",
+        "doubtful: on the only board its outputs are not those of the rule's kernel",
+    }
+
+
+@needs_nvcc
+def test_a_board_without_a_gpu_is_said(tracker, pair, built) -> None:
+    with runner(tracker, "pair") as on_gpu:
+        on_gpu.check(resolve("cuda -arch=sm_90a"))
+        with pytest.raises(TargetError, match=r"the board 'pair' cannot run .*TVM finds no GPU at"):
+            measured(on_gpu, built, built)
 
 
 def test_a_candidate_that_hangs_costs_itself(run, built) -> None:

@@ -52,7 +52,8 @@ def tune(
 ) -> Records:
     """Measure other schedules of a model's kernels and record the best.
 
-    They are measured on this machine, or on boards of another kind that TVM's RPC tracker knows.
+    They are measured on this machine, its GPU for a CUDA target, or on boards of another kind that
+    TVM's RPC tracker knows.
 
     `compile` uses the records by itself. The rule's own decisions are the first candidate and what
     is compared with in the end, so that a tuned kernel is never slower than an untuned one by more
@@ -67,8 +68,8 @@ def tune(
     time_limit : float, optional
         Seconds for the search; what was measured until then counts.
     records : path, optional
-        A ``.jsonl`` file, or a folder that gets one for each CPU; by default the user's own folder,
-        where `compile` looks. What is recorded there is not measured again.
+        A ``.jsonl`` file, or a folder that gets one for each CPU or architecture; by default the
+        user's own folder, where `compile` looks. What is recorded there is not measured again.
     seed : int
         The same seed and measurements give the same candidates.
     strategy : {"xgboost", "random"}
@@ -175,6 +176,10 @@ def _add_network(
             raise NotTimedError("that was not wanted")
         if not target.is_host:
             raise NotTimedError(f"this machine cannot run code for {target.name}")
+        if target.kind == "cuda":
+            raise NotTimedError(
+                "a call is mostly copies to and from the GPU; `make gpu-bundle` times networks there"
+            )
         if summary.ended == "interrupted":
             raise NotTimedError("interrupted")
         if wanted is None and not any(row.new for row in summary.rows):

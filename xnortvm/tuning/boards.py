@@ -332,7 +332,8 @@ class BoardRunner(Runner):
         else:
             if job.wrong_on not in (None, slot) and not self._is_doubtful(answer):
                 self._refuse(job.wrong_on, "another board computes what it does not")
-            self._answers.put((job, answer, self._name(slot)))
+            alone = {"alone": True} if not others and job.wrong_on is None else {}
+            self._answers.put((job, {**answer, **alone}, self._name(slot)))
 
     def _is_doubtful(self, answer: _Answer) -> bool:
         """Whether another board is asked as well: the rule does not run, or outputs are wrong."""

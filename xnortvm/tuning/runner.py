@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from xnortvm.target import Target
 
 
+#: The kind of a failure that may be the board's: the next search asks again.
+DOUBTFUL = "doubtful"
+
+
 class RuleError(XnortvmError, RuntimeError):
     """The rule's own kernel does not run, so that candidates have nothing to be compared with."""
 
@@ -48,6 +52,8 @@ class Measured:
         ``"kind: message"``, such as ``"timeout: no answer within 30 s"``.
     where : str
         The machine that measured.
+    alone : bool
+        Whether no other board was there to confirm outputs that are not the rule's.
     """
 
     us: float | None = None
@@ -56,6 +62,7 @@ class Measured:
     expected: str = ""
     failure: str = ""
     where: str = ""
+    alone: bool = False
 
     def checked(self) -> Measured:
         """Return the measurement, as a failure if its time or its outputs cannot be right."""
@@ -65,8 +72,9 @@ class Measured:
             return Measured(failure=f"nonsense: one call took {self.us} µs", where=self.where)
         if self.digest == self.expected:
             return self
-        why = "wrong: its outputs are not those of the rule's kernel"
-        return Measured(failure=why, where=self.where)
+        why = "its outputs are not those of the rule's kernel"
+        kind = f"{DOUBTFUL}: on the only board" if self.alone else "wrong:"
+        return Measured(failure=f"{kind} {why}", where=self.where)
 
 
 @dataclass(frozen=True)

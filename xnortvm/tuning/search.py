@@ -21,6 +21,7 @@ from xnortvm.tuning.pool import MODULE, Pool
 from xnortvm.tuning.propose import propose
 from xnortvm.tuning.records import Machine, Record, Records
 from xnortvm.tuning.runner import (
+    DOUBTFUL,
     LocalRunner,
     Measured,
     Race,
@@ -186,7 +187,11 @@ class Search:
             if space is None:
                 continue
             known = self.records.trials(task.key, self.target, self._runner.unit)
-            measured = {each: record for each, record in known.items() if each in space.legal}
+            measured = {
+                each: record
+                for each, record in known.items()
+                if each in space.legal and not record.failure.startswith(DOUBTFUL)
+            }
             early = worth_trying(space.legal, neighbours(task.key, best))
             state = State(task, space, folder / str(number), measured, early)
             try:
