@@ -207,7 +207,7 @@ class _Four:
         found: dict[Any, tuple[Any, list[Any]]] = {}
 
         def see(buffer: Any, at: list[Any]) -> Any:
-            if at[-1].same_as(channel):
+            if at and at[-1].same_as(channel):  # a scalar has no index
                 found[_key(buffer, at)] = buffer, at[:-1]
             return tirx.BufferLoad(buffer, at)
 

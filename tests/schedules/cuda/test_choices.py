@@ -7,12 +7,15 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from tests.cuda.emulator import Program, has_compiler
 from tests.ops.kernel_cases import Conv, bconv2d_case
 from tests.schedules.cuda.kernels import WHOLE
 from tests.schedules.test_decisions import output_of
 from tests.tuning.networks import binary_task
+from xnortvm import models
+from xnortvm.api import lower as to_graph
 from xnortvm.ops.problem import Problem
 from xnortvm.schedules import DECIDED_BY
 from xnortvm.schedules.cuda import choices, mma, wgmma_conv
@@ -24,7 +27,8 @@ from xnortvm.schedules.decisions import read_decisions
 from xnortvm.schedules.isa import gpu
 from xnortvm.target import resolve
 from xnortvm.tools.layer_modules import Layer
-from xnortvm.tuning.space import lower, random_inputs, space_of
+from xnortvm.tuning.space import lower, random_inputs, space_of, tasks_for
+from xnortvm.tuning.task import Task
 
 LAYER = Layer(3, 128, 6, 72, 1)
 #: ResNet-18's convolutions.
@@ -54,12 +58,32 @@ def sampled() -> list[tuple[str, GpuDecisions]]:
 @pytest.mark.skipif(not has_compiler(), reason="the emulator compiles with g++")
 @pytest.mark.parametrize(("arch", "decisions"), sampled(), ids=str)
 def test_a_candidate_gives_the_bits_of_a_cpu(arch: str, decisions: GpuDecisions) -> None:
-    task, here = binary_task(LAYER), resolve("llvm")
+    check(binary_task(LAYER), arch, decisions)
+
+
+@pytest.mark.skipif(not has_compiler(), reason="the emulator compiles with g++")
+def test_thresholds_that_differ_by_position_read_scalars() -> None:
+    form = {"padding": 1, "scale": "channel×height×width", "map_size": 6, "sign_zero": "+1"}
+    layers = models.BinaryConv2d(64, 64, 3, **form), models.BinaryConv2d(64, 32, 1, scale="none")
+    net = models.randomize_(torch.nn.Sequential(*layers), seed=1).eval()
+    target = resolve("cuda -arch=sm_90a")
+    graph = to_graph(net, example_inputs=torch.randn(1, 64, 6, 6), sign_zero="+1")
+    task, *_ = tasks_for(graph, target)
+    func = lower(task, target, None, scheduled=False).func
+    assert () in [tuple(param.shape) for param in func.params]
+    rules = {each.family: each for each in reversed(space_of(task, target).legal)}
+    for family in ("mma_and", "tile"):
+        check(task, "sm_90a", rules[family])
+
+
+def check(task: Task, arch: str, decisions: GpuDecisions) -> None:
+    """Compare a candidate in the emulator with the kernel of this CPU."""
+    here = resolve("llvm")
     made = lower(task, resolve(f"cuda -arch={arch}"), decisions, scheduled=True)
     assert str(made.func.attrs[DECIDED_BY]) == "tuned"
     inputs = random_inputs(made)
     given = [inputs[each] if isinstance(each, int) else each for each in made.arguments]
-    outputs = Program(made.func, arch).run(*map(np.ascontiguousarray, given))
+    outputs = Program(made.func, arch).run(*(np.require(each, requirements="C") for each in given))
     expected = output_of(task, here, space_of(task, here).rule)
     for ours, theirs in zip(outputs, expected, strict=True):
         np.testing.assert_array_equal(ours, theirs)
