@@ -178,7 +178,7 @@ def _add_network(
             raise NotTimedError(f"this machine cannot run code for {target.name}")
         if target.kind == "cuda":
             raise NotTimedError(
-                "a call is mostly copies to and from the GPU; `make gpu-bundle` times networks there"
+                "a call is mostly copies to and from the GPU; `make gpu-bundle` times networks"
             )
         if summary.ended == "interrupted":
             raise NotTimedError("interrupted")
