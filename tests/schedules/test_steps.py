@@ -3,14 +3,20 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 
 from tests.ops.kernel_cases import Conv, conv2d_case, dense_case
 from tests.schedules.emulated import check_emulated
 from xnortvm._tvm import ir, tvm
-from xnortvm.emulation import mca, needs
-from xnortvm.schedules import schedule_function
+from xnortvm.emulation import mca, needs, network
+from xnortvm.emulation.program import INPUT, OUTPUT, Program
+from xnortvm.emulation.run import emulate
+from xnortvm.schedules import DECIDED_BY, schedule_function
+from xnortvm.schedules.conv_like import choices_of
+from xnortvm.schedules.decisions import DECISIONS
 from xnortvm.schedules.fmla import function_of
 from xnortvm.schedules.isa import isa_of
 from xnortvm.schedules.steps import (
@@ -194,10 +200,42 @@ def test_kernels_in_steps_are_exact(core: str) -> None:
         conv2d_case(conv, isa, FLOAT_EPILOGUES[i % 4], seed=i) for i, conv in enumerate(convs)
     ]
     cases += [dense_case((1,), 64, 1000, isa), dense_case((2, 5), 36, 10, isa)]
+    cases = cases if core == "cortex-a53" else cases[::5]
     done = check_emulated(cases, target, isa)
     without = [case.name for case in done if "xnortvm_fmla_" not in case.func.script()]
     left = ["groups=4"] if core == "cortex-a53" else ["groups=4", "dense (1,)"]
     assert without == [case.name for case in cases if any(each in case.name for each in left)]
+
+
+def test_all_tiles_round_alike() -> None:
+    target = resolve("llvm -mcpu=cortex-a53")
+    reason = needs.missing(target.link)
+    if reason:
+        pytest.skip(reason)
+    isa = isa_of(target)
+    conv = Conv(3, 32, (12, 16), (5, 5), (2, 2), (2, 2, 2, 2))
+    case = conv2d_case(conv, isa, channels_last=False)
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal(array.shape, dtype=np.float32) for array in case.inputs]
+    legal = list(choices_of(case.func, isa).legal())
+    programs, functions = [], {}
+    for i, decisions in enumerate(legal[:: len(legal) // 6]):
+        wanted = case.func.with_attr({DECISIONS: json.dumps(decisions.to_json())})
+        func = schedule_function(wanted, isa)
+        assert func.attrs[DECIDED_BY] == "tuned"
+        functions[f"k{i}"] = func.with_attr("global_symbol", f"k{i}")
+        program = Program(str(decisions))
+        slots = [program.add(INPUT, array) for array in inputs]
+        program.calls.append((f"k{i}", [*slots, program.add(OUTPUT, case.expected[0])]))
+        programs.append(program)
+    with_steps = ["xnortvm_fmla" in func.script() for func in functions.values()]
+    assert any(with_steps)
+    assert not all(with_steps)
+    ran = emulate(programs, network.library(functions, target), target)
+    first, *others = (next(iter(each.outputs.values())) for each in ran)
+    assert np.abs(first).max() > 1
+    for other in others:
+        np.testing.assert_array_equal(other, first)
 
 
 def test_steps_are_inlined_into_loops_of_several_threads() -> None:
