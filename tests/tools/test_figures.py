@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from xnortvm.errors import ModelError
-from xnortvm.tools import figures
+from xnortvm.tools import figure_tables, figures
 
 ENGINES = {
     "engines": {
@@ -102,7 +102,7 @@ def test_layers_say_their_unit_and_their_share() -> None:
     row = {"layer": "3×3", "microseconds": 2170.0, "GB/s": 1.84, "share": 0.92, "bound": "compute"}
     binary = {**row, "TBMAC/s": 1.1456, "GMAC/s": None}
     other = {**row, "TBMAC/s": None, "GMAC/s": None}
-    lines = figures._layers([[binary, other]])
+    lines = figure_tables.layers([[binary, other]])
     assert lines[2] == "| 3×3 | 2170.0 | 1.15 TBMAC/s | 1.8 | 92 % | compute |"
     assert lines[3] == "| 3×3 | 2170.0 |  | 1.8 | 92 % | compute |"
 
@@ -114,7 +114,7 @@ def test_limits_are_one_row_for_each_instruction_set() -> None:
         "dots": {"int8": 2e11},
         "read": {"L1": 2e11},
     }
-    lines = figures._limits([found])
+    lines = figure_tables.limits([found])
     assert lines[2:4] == ["| avx2 | 0.400 | 0.050 |", "| sse2 |  | 0.020 |"]
     assert lines[-1] == "At 3.00 GHz; int8 dot products 0.200 TMAC/s, L1 200 GB/s."
 
