@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import xnortvm
+from xnortvm.emulation import needs
 from xnortvm.errors import OutputError
 from xnortvm.runtime.interface import TensorSpec
 from xnortvm.tools.cli import main
@@ -85,6 +86,14 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Ran]:
         return Ran(status, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture
+def emulation() -> None:
+    """Skip where ARM cores can be neither emulated nor modelled."""
+    reason = needs.missing_for_costs()
+    if reason:
+        pytest.skip(reason)
 
 
 @pytest.fixture

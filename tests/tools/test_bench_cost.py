@@ -24,14 +24,7 @@ WITH_EPILOGUES = tuple(Layer(3, 64, 6, 64, 1, epilogue) for epilogue in EPILOGUE
 FLOAT = (Layer(7, 3, 28, 16, 2), Layer(1, 64, 7, 64, 1), Layer(1, 64, 0, 40, 1))
 
 
-@pytest.fixture
-def _emulation() -> None:
-    reason = needs.missing_for_costs()
-    if reason:
-        pytest.skip(reason)
-
-
-@pytest.mark.usefixtures("_emulation")
+@pytest.mark.usefixtures("emulation")
 def test_common_layers_have_a_row_for_each_core(cli: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench_layers, "LAYERS", SMALL)
     monkeypatch.setattr(bench_layers, "WITH_EPILOGUES", WITH_EPILOGUES)
@@ -56,7 +49,7 @@ def test_common_layers_have_a_row_for_each_core(cli: Any, monkeypatch: pytest.Mo
     assert cli(*command).data == ran.data  # to the last digit
 
 
-@pytest.mark.usefixtures("_emulation")
+@pytest.mark.usefixtures("emulation")
 def test_a_network_has_its_sum_shares_and_an_estimate(cli: Any) -> None:
     pytest.importorskip("torch")
     ran = cli(
@@ -96,7 +89,7 @@ def test_the_published_time_stands_beside_resnet18_on_its_own_core_only() -> Non
     assert "Larq" not in summary("quicknet", "cortex-a72")
 
 
-@pytest.mark.usefixtures("_emulation")
+@pytest.mark.usefixtures("emulation")
 def test_a_wrong_kernel_is_not_costed(monkeypatch: pytest.MonkeyPatch) -> None:
     built = binary_layer(SMALL[0])
     emulated = model_cost.emulate
@@ -145,7 +138,7 @@ def test_what_cannot_be_modelled_is_refused_in_one_sentence(
     assert said in ran.err
 
 
-@pytest.mark.usefixtures("_emulation")
+@pytest.mark.usefixtures("emulation")
 def test_the_code_of_records_is_modelled_and_checked() -> None:
     layer, target, core = Layer(3, 64, 6, 64, 1), resolve("rpi4"), core_of("cortex-a72")
     made, task = binary_layer(layer), binary_task(layer)

@@ -42,14 +42,7 @@ def test_a_better_figure_is_told_and_is_not_worse() -> None:
     assert (found.figure, found.worse) == ("cycles", False)
 
 
-@pytest.fixture
-def _emulation() -> None:
-    reason = needs.missing_for_costs()
-    if reason:
-        pytest.skip(reason)
-
-
-@pytest.mark.usefixtures("_emulation")
+@pytest.mark.usefixtures("emulation")
 def test_costs_are_recorded_and_read_again(tmp_path: Path) -> None:
     layer = Layer(1, 128, 0, 64, 1)
     found = cost_record.costs_of({"dense": lambda: binary_layer(layer).mod}, ("cortex-a53",))
