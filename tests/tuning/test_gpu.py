@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from xnortvm.schedules.tiling import Tile
 from xnortvm.target import Target, resolve
 from xnortvm.tools.layer_modules import Layer
 from xnortvm.tuning.find import chooser
+from xnortvm.tuning.gpu_place import Gpu
 from xnortvm.tuning.records import Machine, Record, Records
 from xnortvm.tuning.runner import Measured, Race, Runner
 from xnortvm.tuning.search import Options, Search
@@ -152,6 +154,27 @@ def test_records_of_one_architecture_are_no_others(tmp_path: Path) -> None:
     # Nor are they taken over by kernels alike: that was not measured.
     near = replace(task.key, shapes=((2, *task.key.shapes[0][1:]), task.key.shapes[1]))
     assert chooser(Records(path), target)(near) is None
+
+
+def test_a_sample_is_a_graph_of_launches_recorded_once() -> None:
+    class Clock:
+        sizes: ClassVar[list[int]] = []
+        driver: Any = None
+
+        def recorded(self, call: Any, count: int) -> Any:
+            self.sizes.append(count)
+            return lambda: [call() for _ in range(count)], "graph"
+
+        def times(self, work: Any, rounds: int) -> list[float]:
+            return [len(work()) * 2e-6 for _ in range(rounds)]
+
+    gpu, calls = Gpu.__new__(Gpu), []
+    gpu._clock = Clock()
+    gpu._clock.driver = gpu._clock
+    seconds = gpu.timer({"kernel": lambda *tensors: calls.append(tensors)}, ["x", "y"])
+    assert seconds(5, 3) + seconds(5, 1) + seconds(1, 1) == [2e-6] * 5
+    assert Clock.sizes == [5, 1]
+    assert calls == [("x", "y")] * 21
 
 
 @without_gpu

@@ -245,8 +245,15 @@ def _families(model: CompiledModel) -> set[str]:
 
 
 def _compile(case: Case, module: Any, inputs: Any, target: Target) -> CompiledModel:
+    # Families and tiles that are asked for are not to be those of records.
+    records = None if case.kind == "network" else False
     return xnortvm.compile(
-        module, target=target, example_inputs=inputs, verify=False, **case.options
+        module,
+        target=target,
+        example_inputs=inputs,
+        verify=False,
+        records=records,
+        **case.options,
     )
 
 
