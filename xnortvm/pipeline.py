@@ -35,6 +35,7 @@ from xnortvm.transform.scaled_sign import sink_sign_scales
 from xnortvm.transform.sign import canonicalize_sign
 from xnortvm.transform.stem import mark_stem
 from xnortvm.transform.threshold import FuseThresholds
+from xnortvm.transform.thresholds_in_base import thresholds_in_base
 
 Pass = Callable[[IRModule], IRModule]
 
@@ -78,6 +79,9 @@ STEM: dict[str, list[Pass]] = {"llvm": [mark_stem], "cuda": []}
 #: On AArch64 limits are cheaper where no value is NaN.
 CLAMP: dict[str, list[Pass]] = {"neon": [clamp_integers]}
 
+#: On GPUs each instruction for an output counts more than the constants of a layer.
+THRESHOLDS: dict[str, list[Pass]] = {"llvm": [], "cuda": [thresholds_in_base]}
+
 
 def kernel_phases(target: Target, decide: Pass | None = None) -> list[Phase]:
     """How the kernels are made for one target.
@@ -94,6 +98,7 @@ def kernel_phases(target: Target, decide: Pass | None = None) -> list[Phase]:
             [
                 *STEM[target.kind],
                 *CLAMP.get(target.isa, []),  # before kernels: it looks for the accumulator
+                *THRESHOLDS[target.kind],  # before kernels, too
                 group_epilogues,  # early: nothing else looks into kernels
                 *([] if decide is None else [decide]),  # before operators become TIR
                 relax_transform.LegalizeOps(legalize_map(isa_of(target))),
