@@ -12,9 +12,10 @@ family         what is decided                                   what bounds it
                are counted
 `mma_*`        warps, rows and columns of a warp, words of K     48 KiB, and the registers
                staged together, stages
-`wgmma_gemm`   columns, stages, blocks of a multiprocessor,        227 KiB for all its blocks,
-               whether warpgroups multiply in turn                 registers
-`wgmma_conv`   columns, blocks of a multiprocessor               227 KiB for all its blocks
+`wgmma_gemm`   columns, stages, blocks of a multiprocessor,      227 KiB for all its blocks,
+               whether warpgroups multiply in turn               registers
+`wgmma_conv`   columns, blocks of a multiprocessor               227 KiB for all its blocks, and the
+                                                                 registers for their sums
 =============  ================================================  ================================
 """
 
@@ -25,7 +26,7 @@ from itertools import product
 from typing import Any
 
 from xnortvm.ops.problem import Problem
-from xnortvm.schedules.cuda import mma, tile, wgmma_conv, wgmma_tile
+from xnortvm.schedules.cuda import mma, patch_plan, tile, wgmma_tile
 from xnortvm.schedules.cuda.gemm import Gemm, ceil
 
 #: Shared memory of a block where all chips are meant.
@@ -91,11 +92,11 @@ def _wgmma_gemm(problem: Problem) -> Iterable[wgmma_tile.Tile]:
     return wgmma_tile.tiles(Gemm.of(problem))
 
 
-def _wgmma_conv(problem: Problem) -> Iterable[wgmma_conv.Tile]:
-    found = [wgmma_conv.Tile(*each) for each in product((32, 64, 128, 256), (1, 2, 3))]
-    widest = ceil(problem.outputs, 32) * 32
-    fitting = [e for e in found if wgmma_conv.fits(problem, e) and e.columns <= widest]
-    return [wgmma_conv.tile_for(problem), *fitting]
+def _wgmma_conv(problem: Problem) -> Iterable[patch_plan.Tile]:
+    found = [patch_plan.Tile(*each) for each in product((32, 64, 128, 256), (1, 2, 3))]
+    widest = ceil(problem.outputs // problem.groups, 32) * 32
+    fitting = [e for e in found if patch_plan.plan_of(problem, e).fits and e.columns <= widest]
+    return [patch_plan.plan_of(problem).tile, *fitting]
 
 
 _TILES: dict[str, Callable[[Problem], Iterable[Any]]] = {

@@ -181,6 +181,26 @@ def read_anchor(func: Any) -> Anchor:
     return Anchor(found.role, problem, operands)
 
 
+def base_of(func: Any) -> int:
+    """Return the number of the parameter `base` where a sum is read as ``base − 2·sum`` alone.
+
+    Raises
+    ------
+    NotElementwiseError
+        When the sum or the parameter is read elsewhere too.
+    """
+    blocks, params = blocks_of(func), params_of(func)
+    anchor = _anchor(blocks)
+    readers = [b for b in blocks if anchor is not None and anchor.buffer in loads_of(b.value)]
+    readers = [block for block in readers if block is not anchor]
+    found = [load for block in readers for load in loads_of(block.value) if load in params]
+    if [block.role for block in readers] == ["accumulator"] and len(found) == 1:
+        reads = [load for block in blocks for load in loads_of(block.value)]
+        if reads.count(found[0]) == 1:
+            return next(i for i, param in enumerate(func.params) if param.same_as(found[0]))
+    raise NotElementwiseError("the sum is not read through a table of corrections alone")
+
+
 def read_epilogue(func: Any) -> Epilogue:
     """Return what a function computes of its sums: one anchor, or else one reduction, or none.
 

@@ -9,7 +9,7 @@ from xnortvm._tvm import IRModule, ir, relax, tirx, typed_global_var
 from xnortvm.errors import CompileError
 from xnortvm.graph.dataflow import Builder, rebuild
 from xnortvm.ops.registry import constant_value
-from xnortvm.schedules.cuda.weights import PREPARED, WeightLayout, prepare
+from xnortvm.schedules.cuda.weights import PREPARED, WeightLayout, prepare, without_bits
 
 
 def place_weights(mod: IRModule) -> IRModule:
@@ -44,6 +44,10 @@ def place_weights(mod: IRModule) -> IRModule:
                 f"the weights of {gvar.name_hint} are not constant, so they cannot be laid out for "
                 "tensor cores"
             )
+        if layout.base >= 0:
+            base = constant_value(args[layout.base])
+            assert base is not None
+            args[layout.base] = relax.const(without_bits(base, weights))
         arrays = prepare(weights, layout)
         args[layout.param : layout.param + 1] = [relax.const(array) for array in arrays]
         operands = [renamed[gvar], relax.Tuple(args), *call.args[2:]]

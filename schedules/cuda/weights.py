@@ -53,6 +53,11 @@ class WeightLayout:
     counts : bool
         Whether the parameter is followed by the number of bits 1 of each channel, (groups ·
         outputs,) int32, in the order of channels.
+    base : int
+        Number of a parameter (…, O) int32 from which twice the bits 1 of each channel are
+        subtracted, so that ``base − 2·count`` is right without them in the count; −1: none.
+    order : tuple of int
+        Which word of K each of the ``words`` is, −1 for 0; empty: they lie in K's own order.
     """
 
     param: int
@@ -63,6 +68,8 @@ class WeightLayout:
     tile: int = 0
     swizzled: bool = False
     counts: bool = False
+    base: int = -1
+    order: tuple[int, ...] = ()
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -79,12 +86,16 @@ class WeightLayout:
     @classmethod
     def from_json(cls, text: str) -> WeightLayout:
         """Read the attribute of a kernel."""
-        return cls(**json.loads(text))
+        values: dict[str, Any] = json.loads(text)
+        return cls(**{**values, "order": tuple(values["order"])})
 
 
 def prepare(weights: NDArray[np.uint32], layout: WeightLayout) -> list[NDArray[Any]]:
     """Return the arrays that replace packed weights (O, KH, KW, words) or (O, words)."""
     rows = weights.reshape(layout.groups, -1, int(np.prod(weights.shape[1:])))
+    if layout.order:
+        order = np.array(layout.order)
+        rows = np.where(order >= 0, rows[..., order], np.uint32(0))
     _, outputs, words = rows.shape
     filled = np.zeros((layout.groups, layout.outputs, layout.words), np.uint32)
     filled[:, :outputs, :words] = rows
@@ -94,6 +105,12 @@ def prepare(weights: NDArray[np.uint32], layout: WeightLayout) -> list[NDArray[A
         counts = np.unpackbits(filled.view(np.uint8), axis=-1).sum(-1, dtype=np.int32)
         arrays.append(counts.reshape(-1))
     return arrays
+
+
+def without_bits(base: NDArray[np.int32], weights: NDArray[np.uint32]) -> NDArray[np.int32]:
+    """Return the constants that replace the parameter `WeightLayout.base`."""
+    rows = weights.reshape(len(weights), -1)
+    return base - 2 * np.bitwise_count(rows).sum(-1, dtype=np.int32)
 
 
 def _ordered(filled: NDArray[np.uint32], layout: WeightLayout) -> NDArray[np.uint32]:

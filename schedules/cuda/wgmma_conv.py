@@ -1,199 +1,68 @@
 # SPDX-License-Identifier: Apache-2.0
 """K3: direct convolutions on Hopper's warpgroup tensor cores, without gathering windows.
 
-A patch of the image lies once in shared memory, as [16 bytes of channels][position][16 bytes];
-positions count the pixels of the padded images one after the other. In the layout without swizzle
-the 64 rows of an operand are 64 consecutive positions, so **each tap is the same patch at another
-start**, and the leading offset of a descriptor joins any two chunks of 16 bytes, also of different
-taps. Positions that are no output (the last columns and rows of a padded image) are computed and
-not stored: 7 % at 56×56, 23 % at 14×14, 40 % at 7×7.
+A patch of the input lies once in shared memory, as planes of 16 bytes a position (`patch`). In the
+layout without swizzle the 64 rows of an operand are 64 consecutive positions, so **each tap is the
+same patch at another start**, and the leading offset of a descriptor joins any two chunks of 16
+bytes, also of different taps. Positions that are no output (the margins of images) are computed and
+not stored: 3 % at 56×56, 13 % at 14×14, 23 % at 7×7.
 
 The skeleton, outside in::
 
     block, persistent: its weights in shared memory, once
       warpgroup, on its own: every other tile of 64 positions
-        the patch of its next tile is copied
-        all wgmma of a tile, asynchronous; meanwhile the bits of each position are counted
-        epilogue, while the other warpgroup multiplies
+        all wgmma of a tile, asynchronous
+        meanwhile: the patch of its next tile is copied, and the bits of each window are counted
+        epilogue, while other warpgroups multiply
 
-``differing = |a| + |w| − 2·|a and w|`` as in `wgmma_gemm`; here a pixel's bits are counted once,
-and |a| is their sum over the window.
+``differing = |a| + |w| − 2·|a and w|`` as in `wgmma_gemm`; a pixel's bits are counted once here,
+|a| is their sum over the window, and |w| is in the table of corrections (`WeightLayout.base`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 from xnortvm._tvm import tirx
-from xnortvm.ops.problem import Problem
 from xnortvm.schedules.cuda import emit as e
-from xnortvm.schedules.cuda.epilogue import (
-    Anchor,
-    Epilogue,
-    NotElementwiseError,
-    read_anchor,
-    read_epilogue,
+from xnortvm.schedules.cuda.epilogue import Anchor, Epilogue, NotElementwiseError, base_of
+from xnortvm.schedules.cuda.gemm import ceil
+from xnortvm.schedules.cuda.layers import packed_product_of, read_packed_layer
+from xnortvm.schedules.cuda.patch import CHUNK
+from xnortvm.schedules.cuda.patch_plan import (
+    CHUNK_BYTES,
+    ROWS,
+    THREADS,
+    WARPGROUP,
+    WARPGROUPS,
+    Plan,
+    Tile,
+    plan_of,
 )
-from xnortvm.schedules.cuda.gemm import Gemm, ceil, check_packed, operands
 from xnortvm.schedules.cuda.store import Columns, Sums, store_sums
 from xnortvm.schedules.cuda.weights import WeightLayout, taking
 
 ARCH = "sm_90a"
-WARPGROUP = 128
-WARPGROUPS = 2
-#: Rows of one wgmma: positions of a tile.
-ROWS = 64
-#: Words of a chunk: 16 bytes.
-CHUNK = 4
-CHUNK_BYTES = 16
-#: Multiprocessors of an H100 or H200; blocks for each of them that share its memory.
-MULTIPROCESSORS, BLOCKS = 132, 2
-#: KiB of shared memory of a multiprocessor; each of its blocks takes one more than it asks for.
-SHARED = 227
-#: Positions below which there is not a tile for each warpgroup of a chip.
-LEAST_POSITIONS = MULTIPROCESSORS * WARPGROUPS * ROWS
-
-
-class Tile(NamedTuple):
-    """What there is to decide: output channels of a block, and blocks of a multiprocessor."""
-
-    columns: int
-    blocks: int = BLOCKS
-
-
-#: What the rule chooses from: the first that fits and computes the fewest channels.
-TILES = (Tile(128), Tile(64), Tile(32))
-
-
-@dataclass(frozen=True)
-class Patch:
-    """The sizes of a direct convolution.
-
-    Attributes
-    ----------
-    problem : Problem
-    columns : int
-        Output channels of a block.
-    """
-
-    problem: Problem
-    columns: int
-
-    @property
-    def width(self) -> int:
-        """Columns of a padded image."""
-        return self.problem.width + self.problem.padding[1] + self.problem.padding[3]
-
-    @property
-    def area(self) -> int:
-        """Positions of a padded image."""
-        top, _, bottom, _ = self.problem.padding
-        return (self.problem.height + top + bottom) * self.width
-
-    @property
-    def positions(self) -> int:
-        """Positions of all images."""
-        return self.problem.images * self.area
-
-    @property
-    def taps(self) -> list[int]:
-        """How many positions each tap lies behind the first."""
-        (height, width), (dy, dx) = self.problem.kernel, self.problem.dilation
-        return [y * dy * self.width + x * dx for y in range(height) for x in range(width)]
-
-    @property
-    def chunks(self) -> int:
-        """Chunks of a pixel."""
-        return self.problem.words // CHUNK
-
-    @property
-    def length(self) -> int:
-        """Positions of a patch; one more for a step that has no second chunk."""
-        return ROWS + self.taps[-1] + 1
-
-    @property
-    def steps(self) -> int:
-        """Products of 256 bits: two chunks."""
-        return ceil(len(self.taps) * self.chunks, 2)
-
-    def start(self, chunk: int) -> int:
-        """Return where a chunk of K starts in a patch, in chunks."""
-        tap, channel = divmod(chunk, self.chunks)
-        return channel * self.length + self.taps[tap]
-
-    @property
-    def weight_bytes(self) -> int:
-        """Shared memory of the weights."""
-        return self.steps * 2 * self.columns * CHUNK_BYTES
-
-    @property
-    def patch_bytes(self) -> int:
-        """Shared memory of one patch, rounded up."""
-        return ceil(self.chunks * self.length, 8) * 8 * CHUNK_BYTES
-
-    @property
-    def count_bytes(self) -> int:
-        """Shared memory of the counts of one patch, rounded up."""
-        return ceil(self.length, 32) * 128
-
-    @property
-    def shared(self) -> int:
-        """Shared memory of a block: weights, and for each warpgroup two patches and its counts."""
-        return self.weight_bytes + WARPGROUPS * (2 * self.patch_bytes + self.count_bytes)
-
-
-def tile_for(problem: Problem) -> Tile:
-    """Return the tile that fits shared memory and wastes the fewest channels.
-
-    Raises
-    ------
-    NotElementwiseError
-        When the template does not compute the problem.
-    """
-    fitting = [tile for tile in TILES if fits(problem, tile)]
-    if not fitting:
-        raise NotElementwiseError("weights and patches do not fit shared memory")
-    return min(fitting, key=lambda tile: ceil(problem.outputs, tile.columns) * tile.columns)
-
-
-def fits(problem: Problem, tile: Tile) -> bool:
-    """Return whether the blocks of a multiprocessor fit its shared memory."""
-    return patch_of(problem, tile).shared <= (SHARED // tile.blocks - 1) << 10
-
-
-def patch_of(problem: Problem, tile: Tile | None = None) -> Patch:
-    """Return the sizes for a problem, with another tile than it asks for.
-
-    Raises
-    ------
-    NotElementwiseError
-        When the template does not compute it.
-    """
-    Gemm.of(problem)
-    refused = (
-        (prod(problem.kernel) == 1, "a 1×1 convolution has no taps to share"),
-        (problem.strides != (1, 1), "the windows of a stride are no consecutive positions"),
-        (problem.groups != 1, "groups read parts of a pixel"),
-        (problem.words % CHUNK != 0, "pixels do not fill 16 bytes"),
-        (problem.words // CHUNK % 2 == 1 < problem.words // CHUNK, "an odd number of chunks"),
-        (problem.pad_value == -1 and any(problem.padding), "copies fill up with zeros"),
-    )
-    for applies, why in refused:
-        if applies:
-            raise NotElementwiseError(why)
-    return Patch(problem, (tile or tile_for(problem)).columns)
+#: Output pixels and channels below which most of a tile would be empty.
+LEAST_ROWS, LEAST_COLUMNS = 32, 32
+#: Positions for each output pixel from which gathering windows is the smaller waste.
+MOST_WASTE = 2
 
 
 def takes(anchor: Anchor | None) -> bool:
     """Return whether an anchor is a convolution that the template is good for."""
-    if anchor is None or anchor.problem is None or len(anchor.operands) != 2:
+    gemm = packed_product_of(anchor)
+    if gemm is None or gemm.rows < LEAST_ROWS or gemm.columns < LEAST_COLUMNS:
         return False
     try:
-        return patch_of(anchor.problem).positions >= LEAST_POSITIONS
+        patch = plan_of(gemm.problem).patch
     except NotElementwiseError:
         return False
+    least = ceil(gemm.words, 2 * CHUNK)
+    return patch.positions * patch.steps <= MOST_WASTE * gemm.rows * least
 
 
 def make(func: Any, arch: str, tile: Tile | None = None, *, blocks: int | None = None) -> Any:
@@ -222,115 +91,147 @@ def make(func: Any, arch: str, tile: Tile | None = None, *, blocks: int | None =
     """
     if arch != ARCH:
         raise NotElementwiseError(f"{arch} has no wgmma of bits")
-    anchor, epilogue = read_anchor(func), read_epilogue(func)
-    activations, weights, number = operands(func, anchor)
-    assert anchor.problem is not None
-    tile = tile or tile_for(anchor.problem)
-    patch = patch_of(anchor.problem, tile)
-    check_packed(patch.problem, epilogue)
+    gemm, epilogue, activations, weights, number = read_packed_layer(func)
+    plan = plan_of(gemm.problem, tile)
     layout = WeightLayout(
         number,
-        1,
-        ceil(patch.problem.outputs, patch.columns) * patch.columns,
-        patch.steps * 2 * CHUNK,
+        gemm.problem.groups,
+        plan.column_tiles * plan.tile.columns,
+        len(plan.patch.order),
         chunk=CHUNK,
-        tile=patch.columns,
-        counts=True,
+        tile=plan.tile.columns,
+        base=base_of(func),
+        order=plan.patch.order,
     )
-    params, prepared, counts, attrs = taking(func, layout, str(weights.name))
-    column_tiles = layout.outputs // patch.columns
-    enough = ceil(ceil(patch.positions, ROWS), WARPGROUPS)
-    shared = blocks or max(MULTIPROCESSORS * tile.blocks // column_tiles, 1)
-    grid = min(shared, enough), column_tiles, 1
-    kernel = _Kernel(patch, grid[0], activations, prepared, counts, epilogue)
-    return e.build(params, attrs, e.Launch(grid, WARPGROUPS * WARPGROUP, kernel.emit))
+    params, prepared, _, attrs = taking(func, layout, str(weights.name))
+    grid = blocks or plan.blocks, plan.column_tiles, layout.groups
+    kernel = _Kernel(plan, grid[0], activations, prepared, epilogue)
+    return e.build(params, attrs, e.Launch(grid, THREADS, kernel.emit))
+
+
+def within(value: Any, limit: int) -> Any:
+    """Return 1 where ``0 ≤ value < limit``, else 0: without a branch."""
+    return e.i32(e.u32(value) < e.u32(limit))
 
 
 @dataclass
 class _Kernel:
-    patch: Patch
+    plan: Plan
     blocks: int
     activations: Any
     weights: Any
-    counts: Any
     epilogue: Epilogue
 
     def emit(self, blocks: list[Any], thread: Any) -> None:
         """Emit the kernel."""
-        patch = self.patch
-        self.column_tile = blocks[1]
+        with e.resident(self.plan.tile.blocks):
+            self._emit(blocks, thread)
+
+    def _emit(self, blocks: list[Any], thread: Any) -> None:
+        plan, patch = self.plan, self.plan.patch
+        block, self.column_tile, block_group = blocks
+        self.patch, self.made = patch, patch.problem
+        self.group = block_group if self.made.groups > 1 else 0
         self.warpgroup = e.let("warpgroup", tirx.floordiv(thread, WARPGROUP))
         self.thread = e.let("own", tirx.floormod(thread, WARPGROUP))
         self.lane = e.let("lane", tirx.floormod(thread, 32))
-        self.shared = e.Shared(patch.shared, align=128)
-        own = self.warpgroup * (2 * patch.patch_bytes + patch.count_bytes) + patch.weight_bytes
+        self.shared = e.Shared(plan.shared, align=128)
+        own = self.warpgroup * plan.own_bytes + plan.weight_bytes
         self.patches = e.let("patches", own)
         self.found = e.let("found", self.shared.address(own + 2 * patch.patch_bytes))
-        self.sums = e.registers("sums", patch.columns // 2)
+        self.windows = self.found + e.u32(len(patch.tables) * patch.length * 4)
+        self.sums = e.registers("sums", plan.tile.columns // 2)
         self._copy_weights(thread)
-        first = e.let("first", blocks[0] * WARPGROUPS + self.warpgroup)
+        first = e.let("first", block * WARPGROUPS + self.warpgroup)
         self._copy_patch(0, first)
         e.ptx("cp.async.commit_group")
         e.ptx("cp.async.wait_group", 0)
         e.ptx("fence.proxy.async.shared::cta")
         e.barrier()  # the weights are there; from here on each warpgroup is on its own
-        tiles = ceil(patch.positions, ROWS)
         step = self.blocks * WARPGROUPS
-        with e.loop("turn", ceil(tiles, step)) as turn:
+        with e.loop("turn", ceil(plan.tiles, step)) as turn:
             tile = e.let("tile", first + turn * step)
-            with e.when(tile < tiles):
+            with e.when(tile < plan.tiles):
                 self._tile(tile, tirx.floormod(turn, 2), tile + step)
 
     def _copy_weights(self, thread: Any) -> None:
-        chunks = self.patch.weight_bytes // CHUNK_BYTES
-        threads = WARPGROUPS * WARPGROUP
-        start = self.column_tile * (chunks * CHUNK)
-        with e.loop("i", ceil(chunks, threads)) as i:
-            chunk = e.let("chunk", i * threads + thread)
-            with e.when(chunk < chunks if chunks % threads else True):
+        chunks = self.plan.weight_bytes // CHUNK_BYTES
+        number = self.group * self.plan.column_tiles + self.column_tile
+        start = e.let("weights", number * (chunks * CHUNK))
+        with e.loop("i", ceil(chunks, THREADS)) as i:
+            chunk = e.let("chunk", i * THREADS + thread)
+            with e.when(chunk < chunks if chunks % THREADS else True):
                 source = e.address(e.at(self.weights, start + chunk * CHUNK))
                 to = self.shared.address(chunk * CHUNK_BYTES)
                 e.ptx("cp.async.cg.shared.global", to, source, CHUNK_BYTES, e.u32(CHUNK_BYTES))
 
     def _copy_patch(self, slot: Any, tile: Any) -> None:
         """Copy the patch of a tile, which may lie behind the last; zeros outside the images."""
-        patch, made = self.patch, self.patch.problem
+        patch, made = self.patch, self.made
         top, left, _, _ = made.padding
-        total = patch.chunks * patch.length
+        lanes, step = len(patch.offsets), patch.offsets.step
+        start = e.let("to_patch", self.shared.address(self.patches + slot * patch.patch_bytes))
+        with self._share("copied", lanes * patch.length) as number:
+            local = e.let("local", tirx.floordiv(number, lanes))
+            lane = e.let("plane", tirx.floormod(number, lanes))
+            image, row, column = self._place(tile * ROWS + local)
+            y0 = e.let("y", row * made.strides[0] - top)
+            x0 = e.let("x", column * made.strides[1] - left)
+            first = e.let("pixel", (image * made.height + y0) * made.width + x0)
+            for n, stream in enumerate(patch.streams):
+                exists = within(image, made.images) & within(y0 + stream, made.height)
+                plane = lane + n * lanes
+                to = e.let("to", start + e.u32((plane * patch.length + local) * CHUNK_BYTES))
+                for piece in range(0, CHUNK, patch.unit):
+                    right = tirx.floordiv(lane * step + piece, made.words)
+                    word = tirx.floormod(lane * step + piece, made.words)
+                    inside = exists & within(x0 + right, made.width)
+                    pixel = first + stream * made.width + right
+                    source = (pixel * made.groups + self.group) * made.words + word
+                    self._copy(to + e.u32(piece * 4), source, inside)
+
+    def _copy(self, to: Any, source: Any, inside: Any) -> None:
+        """Copy some words of a pixel, or zeros where `inside` is 0."""
+        size = self.patch.unit * 4
+        cache = "cg" if size == CHUNK_BYTES else "ca"
+        pointer = e.address(e.at(self.activations, e.let("source", source * inside)))
+        e.ptx(f"cp.async.{cache}.shared.global", to, pointer, size, e.u32(inside * size))
+
+    @contextmanager
+    def _share(self, name: str, total: int) -> Iterator[Any]:
+        """Let each thread of this warpgroup execute what is emitted for its own numbers."""
         with e.unroll("i", ceil(total, WARPGROUP)) as i:
-            number = e.let("number", i * WARPGROUP + self.thread)
+            number = e.let(name, i * WARPGROUP + self.thread)
             with e.when(number < total if total % WARPGROUP else True):
-                local = e.let("local", tirx.floordiv(number, patch.chunks))
-                chunk = e.let("chunk", tirx.floormod(number, patch.chunks))
-                position = e.let("position", tile * ROWS + local)
-                image = e.let("image", tirx.floordiv(position, patch.area))
-                rest = e.let("rest", tirx.floormod(position, patch.area))
-                y = e.let("y", tirx.floordiv(rest, patch.width) - top)
-                x = e.let("x", tirx.floormod(rest, patch.width) - left)
-                inside = tirx.all(
-                    image < made.images, y >= 0, y < made.height, x >= 0, x < made.width
-                )
-                pixel = (image * made.height + y) * made.width + x
-                source = tirx.Select(inside, pixel * made.words + chunk * CHUNK, e.i32(0))
-                place = (chunk * patch.length + local) * CHUNK_BYTES
-                to = self.shared.address(self.patches + slot * patch.patch_bytes + place)
-                read = tirx.Select(inside, e.u32(CHUNK_BYTES), e.u32(0))
-                pointer = e.address(e.at(self.activations, e.let("source", source)))
-                e.ptx("cp.async.cg.shared.global", to, pointer, CHUNK_BYTES, read)
+                yield number
+
+    def _place(self, position: Any) -> tuple[Any, ...]:
+        """Return image, row and column of a position."""
+        # Numbers without a sign take two instructions to divide. They lie in registers, where TVM
+        # does not see remainders: its rules for those make more divisions of them.
+        place = e.registers("place", 3)
+        e.store(place, e.u32(position), 2)
+        for i, size in enumerate((self.patch.area, self.patch.width)):
+            rest = e.load(place, 2)
+            e.store(place, tirx.floordiv(rest, e.u32(size)), i)
+            e.store(place, rest - e.load(place, i) * e.u32(size), 2)
+        names = "image", "row", "column"
+        return tuple(e.let(name, e.i32(e.load(place, i))) for i, name in enumerate(names))
 
     def _tile(self, tile: Any, slot: Any, following: Any) -> None:
         """Compute one tile whose patch has been copied."""
-        patch = self.patch
         e.ptx("cp.async.wait_group", 0)
         e.ptx("fence.proxy.async.shared::cta")
         self._meet()
-        with e.unroll("i", patch.columns // 2) as i:
+        with e.unroll("i", self.plan.tile.columns // 2) as i:
             e.store(self.sums, e.u32(0), i)
-        start = e.let("patch", self.patches + slot * patch.patch_bytes)
+        start = e.let("patch", self.patches + slot * self.patch.patch_bytes)
         self._multiply(start)
         self._copy_patch(1 - slot, following)  # the last tile copies zeros
         e.ptx("cp.async.commit_group")
         self._count(start)
+        self._meet()
+        self._count_windows()
         self._meet()
         e.ptx("wgmma.wait_group.sync.aligned", 0)
         self._finish(tile)
@@ -346,18 +247,18 @@ class _Kernel:
 
     def _multiply(self, start: Any) -> None:
         """Issue all products of a tile."""
-        patch = self.patch
+        patch, width = self.patch, self.plan.tile.columns
         rows = self._descriptor("rows", start, 0)
-        columns = self._descriptor("columns", 0, patch.columns)
-        opcode = f"wgmma.mma_async.sync.aligned.m64n{patch.columns}k256.s32.b1.b1.and.popc"
-        last = len(patch.taps) * patch.chunks - 1
+        columns = self._descriptor("columns", 0, width)
+        opcode = f"wgmma.mma_async.sync.aligned.m64n{width}k256.s32.b1.b1.and.popc"
+        starts = [patch.start(chunk) for chunk in patch.chunks]
+        starts += [starts[-1] + 1] * (len(starts) % 2)  # whose weights are 0
         e.ptx("wgmma.fence.sync.aligned")
         for step in range(patch.steps):
-            first = patch.start(2 * step)
-            lead = patch.start(2 * step + 1) - first if 2 * step < last else 1
-            sums = [self.sums[i] for i in range(patch.columns // 2)]
-            a = rows + tirx.const((lead << 16) + first, "uint64")
-            b = columns + tirx.const(step * 2 * patch.columns, "uint64")
+            first, second = starts[2 * step : 2 * step + 2]
+            sums = [self.sums[i] for i in range(width // 2)]
+            a = rows + tirx.const((second - first << 16) + first, "uint64")
+            b = columns + tirx.const(step * 2 * width, "uint64")
             e.ptx(opcode, *sums, a, b, True)
         e.ptx("wgmma.commit_group.sync.aligned")
 
@@ -368,58 +269,60 @@ class _Kernel:
         return e.let(name, tirx.Cast("uint64", place) + tirx.const(mode, "uint64"))
 
     def _count(self, start: Any) -> None:
-        """Count the bits of each position of the patch."""
+        """Count the bits of each position of the patch, for each of the tables."""
         patch = self.patch
         words = e.registers("words", CHUNK)
-        total = e.registers("total", 1)
-        with e.unroll("i", ceil(patch.length, WARPGROUP)) as i:
-            position = e.let("position", i * WARPGROUP + self.thread)
-            with e.when(position < patch.length):
-                e.store(total, e.u32(0), 0)
-                with e.unroll("c", patch.chunks) as c:
-                    place = start + (c * patch.length + position) * CHUNK_BYTES
-                    lanes = [words[n] for n in range(CHUNK)]
-                    e.ptx("ld.shared.v4.u32", *lanes, self.shared.address(place))
-                    bits = [tirx.popcount(e.load(words, n)) for n in range(CHUNK)]
-                    e.store(total, e.load(total, 0) + bits[0] + bits[1] + bits[2] + bits[3], 0)
-                to = self.found + e.u32(position * 4)
-                e.ptx("st.shared.u32", to, e.load(total, 0))
+        totals = e.registers("totals", len(patch.tables))
+        with self._share("position", patch.length) as position:
+            for table in range(len(patch.tables)):
+                e.store(totals, e.u32(0), table)
+            for plane in range(patch.planes):
+                place = start + (position + plane * patch.length) * CHUNK_BYTES
+                lanes = [words[n] for n in range(CHUNK)]
+                e.ptx("ld.shared.v4.u32", *lanes, self.shared.address(place))
+                for table, parts in enumerate(patch.tables):
+                    for part, read in parts:
+                        if part == plane:
+                            own = [n for n in range(CHUNK) if read[n]]
+                            bits = (tirx.popcount(e.load(words, n)) for n in own)
+                            e.store(totals, sum(bits, e.load(totals, table)), table)
+            for table in range(len(patch.tables)):
+                to = self.found + e.u32((position + table * patch.length) * 4)
+                e.ptx("st.shared.u32", to, e.load(totals, table))
+
+    def _count_windows(self) -> None:
+        """Add up the bits of each window."""
+        patch = self.patch
+        part, total = e.registers("part", 1), e.registers("total", 1)
+        with self._share("window", ROWS) as position:
+            e.store(total, e.u32(0), 0)
+            for table, shift in patch.counts:
+                at = self.found + e.u32((position + table * patch.length + shift) * 4)
+                e.ptx("ld.shared.u32", part[0], at)
+                e.store(total, e.load(total, 0) + e.load(part, 0), 0)
+            e.ptx("st.shared.u32", self.windows + e.u32(position * 4), e.load(total, 0))
 
     def _finish(self, tile: Any) -> None:
-        patch, made = self.patch, self.patch.problem
+        made, width = self.made, self.plan.tile.columns
         warp = tirx.floordiv(self.thread, 32)
         local = e.let("local_row", warp * 16 + tirx.floordiv(self.lane, 4))
         bits = e.registers("activation_bits", 2)
-        part = e.registers("part", 1)
-        with e.unroll("r", 2) as r:
-            e.store(bits, e.u32(0), r)
-            for tap in patch.taps:
-                at = self.found + e.u32((local + r * 8 + tap) * 4)
-                e.ptx("ld.shared.u32", part[0], at)
-                e.store(bits, e.load(bits, r) + e.load(part, 0), r)
-        columns = Columns(
-            e.let("quad", tirx.floormod(self.lane, 4)),
-            0,
-            e.let("column", self.column_tile * patch.columns),
-            patch.columns // 8,
-            made.outputs,
-            made.outputs % patch.columns == 0,
-        )
-        height, width = made.map
+        for r in range(2):
+            e.ptx("ld.shared.u32", bits[r], self.windows + e.u32((local + r * 8) * 4))
+        first = e.let("first_column", self.column_tile * width)
+        columns = Columns.of(made, self.lane, self.group, first, width, width)
 
         def pixel(r: Any) -> tuple[tuple[Any, ...], Any]:
-            position = e.let("output", tile * ROWS + local + r * 8)
-            image = e.let("output_image", tirx.floordiv(position, patch.area))
-            rest = tirx.floormod(position, patch.area)
-            y = e.let("output_y", tirx.floordiv(rest, patch.width))
-            x = e.let("output_x", tirx.floormod(rest, patch.width))
-            exists = tirx.all(image < made.images, y < height, x < width)
-            ends = made.images - 1, height - 1, width - 1
-            near = zip((image, y, x), ends, strict=True)
+            place = self._place(tile * ROWS + local + r * 8)
+            ends = [made.images - 1, *(extent - 1 for extent in made.map)]
+            near = zip(place, ends, strict=True)
+            exists = tirx.all(*(value <= end for value, end in zip(place, ends, strict=True)))
             return tuple(tirx.min(value, end) for value, end in near), exists
 
         def count(r: Any, eight: Any, half: Any) -> Any:
+            # Without |w|, which is in the base. As half of an even number, so that the CUDA
+            # compiler finds twice of it in one instruction.
             value = e.i32(e.load(self.sums, eight * 4 + r * 2 + half))
-            return e.i32(e.load(bits, r)) - value * 2
+            return tirx.shift_right(e.i32(e.load(bits, r)) * 2 - value * 4, e.i32(1))
 
-        store_sums(self.epilogue, columns, Sums(2, pixel, count, (self.counts, 0)))
+        store_sums(self.epilogue, columns, Sums(2, pixel, count))

@@ -12,7 +12,7 @@ import numpy as np
 from tests.cuda.emulator import Program
 from tests.ops.kernel_cases import Case, Conv
 from xnortvm.schedules.cuda.epilogue import narrowed
-from xnortvm.schedules.cuda.weights import PREPARED, WeightLayout, prepare
+from xnortvm.schedules.cuda.weights import PREPARED, WeightLayout, prepare, without_bits
 
 #: Set by ``make test-cuda``: the whole grid.
 WHOLE = bool(os.environ.get("XNORTVM_CUDA_GRID"))
@@ -43,7 +43,10 @@ def check(case: Case, make: Callable[[Any], Any], arch: str, *, early: bool | No
     inputs = [np.ascontiguousarray(array) for array in case.inputs]
     if PREPARED in func.attrs:
         layout = WeightLayout.from_json(str(func.attrs[PREPARED]))
-        inputs[layout.param : layout.param + 1] = prepare(inputs[layout.param], layout)
+        weights = inputs[layout.param]
+        if layout.base >= 0:
+            inputs[layout.base] = without_bits(inputs[layout.base], weights)
+        inputs[layout.param : layout.param + 1] = prepare(weights, layout)
     program = Program(func, arch)
     for order in (False, True) if early is None else (early,):
         outputs = program.run(*inputs, early=order)

@@ -18,7 +18,7 @@ from xnortvm import models
 from xnortvm.api import lower as to_graph
 from xnortvm.ops.problem import Problem
 from xnortvm.schedules import DECIDED_BY
-from xnortvm.schedules.cuda import choices, mma, wgmma_conv
+from xnortvm.schedules.cuda import choices, mma, patch_plan
 from xnortvm.schedules.cuda.decisions import GpuDecisions
 from xnortvm.schedules.cuda.dispatch import legal, make_kernel, make_wanted
 from xnortvm.schedules.cuda.gemm import Gemm
@@ -131,10 +131,9 @@ def test_tiles_fit_the_chip(channels: int, size: int) -> None:
     for each in choices.tiles_of("wgmma_gemm", problem):
         assert each.blocks * (each.shared(gemm) + 1024) <= 228 << 10
         assert each.columns <= 256
-    if channels >= 128:
-        for each in choices.tiles_of("wgmma_conv", problem):
-            shared = wgmma_conv.patch_of(problem, each).shared
-            assert each.blocks * (shared + 1024) <= 227 << 10
+    for each in choices.tiles_of("wgmma_conv", problem):
+        shared = patch_plan.plan_of(problem, each).shared
+        assert each.blocks * (shared + 1024) <= 227 << 10
 
 
 def test_decisions_survive_json_and_are_readable() -> None:

@@ -23,10 +23,12 @@ from tests.ops.kernel_cases import (
 from xnortvm import ops
 from xnortvm._tvm import te, tirx, topi
 from xnortvm.ops import reference
+from xnortvm.ops.bconv2d import bconv2d_te
 from xnortvm.ops.bitpack import bitpack_te
 from xnortvm.ops.bsum2d import bsum2d_te
 from xnortvm.schedules.cuda.epilogue import (
     NotElementwiseError,
+    base_of,
     narrowed,
     read_anchor,
     read_epilogue,
@@ -188,3 +190,26 @@ def test_a_sum_behind_the_anchor_is_refused() -> None:
     value = topi.add(topi.cast(acc, "float32"), sums)
     with pytest.raises(NotElementwiseError, match="is a sum behind the anchor"):
         read_epilogue(narrowed(te.create_prim_func([pa, pw, pb, value])))
+
+
+@pytest.mark.parametrize("kind", EPILOGUES)
+def test_the_table_of_corrections_is_found(kind: str) -> None:
+    func = bconv2d_case(Conv(64, 32, (4, 4)), GPU, kind).func
+    assert str(func.params[base_of(func)].name) == "base"
+
+
+def test_a_dense_layer_has_no_table_of_corrections() -> None:
+    with pytest.raises(NotElementwiseError, match="table of corrections"):
+        base_of(bdense_case(2, 64, 32, GPU).func)
+
+
+def test_a_sum_that_is_read_twice_keeps_its_own_bits() -> None:
+    a, w = (te.placeholder(shape, "uint32") for shape in ((1, 4, 4, 2), (8, 3, 3, 2)))
+    base = te.placeholder((1, 1, 8), "int32", name="base")
+    form = {"outputs": 8, "kernel": (3, 3), "channels": 64, "strides": (1, 1)}
+    form |= {"padding": (0,) * 4, "dilation": (1, 1), "groups": 1, "pad_value": 1}
+    acc = bconv2d_te(a, [w], base, isa=GPU, **form)
+    (count,) = (each for each in acc.op.input_tensors if each.name == "count")
+    both = te.compute(acc.shape, lambda *i: acc(*i) + count(*i), name="both")
+    with pytest.raises(NotElementwiseError, match="table of corrections"):
+        base_of(te.create_prim_func([a, w, base, both]))

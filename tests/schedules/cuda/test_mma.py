@@ -17,7 +17,7 @@ from xnortvm.schedules.cuda import mma
 from xnortvm.schedules.cuda.dispatch import make_kernel
 from xnortvm.schedules.cuda.epilogue import NotElementwiseError, narrowed
 from xnortvm.schedules.cuda.gemm import Gemm
-from xnortvm.schedules.cuda.weights import LANES, WeightLayout, prepare
+from xnortvm.schedules.cuda.weights import LANES, WeightLayout, prepare, without_bits
 from xnortvm.schedules.isa import gpu
 
 needs_gxx = pytest.mark.skipif(not has_compiler(), reason="the emulator compiles with g++")
@@ -111,6 +111,20 @@ def test_prepared_weights_hold_the_same_bits() -> None:
     np.testing.assert_array_equal(blocks[1, 0, 2, 1], groups[1, 1, 8:12])
     assert WeightLayout.from_json(chunked.to_json()) == chunked
     assert json.loads(plain.to_json())["counts"] is True
+
+
+def test_weights_may_lie_in_any_order_and_leave_their_bits_to_the_base() -> None:
+    w = np.random.default_rng(0).integers(0, 2**32, (2, 1, 3, 1), dtype=np.uint32)
+    layout = WeightLayout(0, 1, 16, 4, base=2, order=(2, -1, 0, 1))
+    (rows,) = prepare(w, layout)
+    assert WeightLayout.from_json(layout.to_json()) == layout
+    flat = w.reshape(2, 3)
+    own = rows[[LANES.index(channel) for channel in range(2)]]
+    np.testing.assert_array_equal(own[:, [2, 3, 0]], flat)
+    np.testing.assert_array_equal(own[:, 1], 0)
+    base = np.arange(4, dtype=np.int32).reshape(2, 1, 2)
+    expected = base - 2 * np.bitwise_count(flat).sum(-1).astype(np.int32)
+    np.testing.assert_array_equal(without_bits(base, w), expected)
 
 
 def test_the_pairs_of_a_lane_are_four_neighbours() -> None:
