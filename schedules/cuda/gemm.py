@@ -16,7 +16,7 @@ from xnortvm._tvm import tirx
 from xnortvm.ops.layout import WORD
 from xnortvm.ops.problem import Problem
 from xnortvm.schedules.cuda import emit as e
-from xnortvm.schedules.cuda.epilogue import Anchor, Epilogue, NotElementwiseError
+from xnortvm.schedules.cuda.epilogue import NotElementwiseError
 
 
 def ceil(value: int, step: int) -> int:
@@ -67,38 +67,6 @@ class Gemm:
     def words(self) -> int:
         """Words of K."""
         return prod(self.problem.kernel) * self.problem.words
-
-
-def check_packed(problem: Problem, epilogue: Epilogue) -> None:
-    """Check that words of packed outputs are 32 neighbouring channels of one group.
-
-    Raises
-    ------
-    NotElementwiseError
-    """
-    for output in epilogue.outputs:
-        if not output.packed:
-            continue
-        for groups in (problem.groups, output.groups):
-            if groups > 1 and problem.outputs // groups % WORD:
-                raise NotElementwiseError("packed groups of channels do not fill words")
-
-
-def operands(func: Any, anchor: Anchor) -> tuple[Any, Any, int]:
-    """Return activations, weights and the number of the weights among the parameters.
-
-    Raises
-    ------
-    NotElementwiseError
-        When something is computed in front of the sum.
-    """
-    if anchor.op not in ("bconv2d", "bdense") or anchor.problem is None:
-        raise NotElementwiseError("tensor cores for bits count packed layers")
-    if len(anchor.operands) != 2:
-        raise NotElementwiseError("something is computed in front of the sum")
-    activations, weights = anchor.operands
-    number = next(i for i, param in enumerate(func.params) if param.same_as(weights))
-    return activations, weights, number
 
 
 def divide(value: Any, by: int) -> tuple[Any, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from xnortvm.ops.layout import WORD
 from xnortvm.ops.problem import Problem
 from xnortvm.schedules.cuda.epilogue import (
     Anchor,
@@ -17,7 +18,7 @@ from xnortvm.schedules.cuda.epilogue import (
     read_anchor,
     read_epilogue,
 )
-from xnortvm.schedules.cuda.gemm import Gemm, check_packed, operands
+from xnortvm.schedules.cuda.gemm import Gemm
 from xnortvm.schedules.cuda.lanes import Lanes, lanes_of
 
 
@@ -37,7 +38,6 @@ class PackedLayer(NamedTuple):
     gemm: Gemm
     epilogue: Epilogue
     activations: Any
-    weights: Any
     number: int
 
 
@@ -85,8 +85,27 @@ def read_packed_layer(func: Any) -> PackedLayer:
         When tensor cores do not compute it.
     """
     anchor, epilogue = read_anchor(func), read_epilogue(func)
-    activations, weights, number = operands(func, anchor)
-    assert anchor.problem is not None
+    if anchor.op not in ("bconv2d", "bdense") or anchor.problem is None:
+        raise NotElementwiseError("tensor cores for bits count packed layers")
+    if len(anchor.operands) != 2:
+        raise NotElementwiseError("something is computed in front of the sum")
     gemm = Gemm.of(anchor.problem)
-    check_packed(gemm.problem, epilogue)
-    return PackedLayer(gemm, epilogue, activations, weights, number)
+    _check_words(gemm.problem, epilogue)
+    activations, weights = anchor.operands
+    number = next(i for i, param in enumerate(func.params) if param.same_as(weights))
+    return PackedLayer(gemm, epilogue, activations, number)
+
+
+def _check_words(problem: Problem, epilogue: Epilogue) -> None:
+    """Check that words of packed outputs are 32 neighbouring channels of one group.
+
+    Raises
+    ------
+    NotElementwiseError
+    """
+    for output in epilogue.outputs:
+        if not output.packed:
+            continue
+        for groups in (problem.groups, output.groups):
+            if groups > 1 and problem.outputs // groups % WORD:
+                raise NotElementwiseError("packed groups of channels do not fill words")

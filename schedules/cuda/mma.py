@@ -167,7 +167,7 @@ def make(func: Any, arch: str, tile: Tile | None = None, form: Form | None = Non
     """
     if arch not in FORMS:
         raise NotElementwiseError(f"{arch} has no native mma of bits")
-    gemm, epilogue, activations, weights, number = read_packed_layer(func)
+    gemm, epilogue, activations, number = read_packed_layer(func)
     form, tile = form or FORMS[arch], tile or tile_for(gemm)
     layout = WeightLayout(
         number,
@@ -176,7 +176,7 @@ def make(func: Any, arch: str, tile: Tile | None = None, form: Form | None = Non
         ceil(gemm.words, CHUNK) * CHUNK,
         counts=form.op == "and",
     )
-    params, prepared, counts, attrs = taking(func, layout, str(weights.name))
+    params, prepared, counts, attrs = taking(func, layout)
     kernel = _Kernel(gemm, form, tile, layout, activations, prepared, counts, epilogue)
     grid = (
         ceil(gemm.rows, tile.block[0]),

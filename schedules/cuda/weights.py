@@ -144,9 +144,9 @@ class Signature(NamedTuple):
     attrs: dict[str, Any]
 
 
-def taking(func: Any, layout: WeightLayout, name: str) -> Signature:
-    """Return the signature of a function with its parameter of packed weights, `name`, replaced."""
-    weights = tirx.decl_buffer(layout.shape, "uint32", name)
+def taking(func: Any, layout: WeightLayout) -> Signature:
+    """Return the signature of a function with its parameter of packed weights replaced."""
+    weights = tirx.decl_buffer(layout.shape, "uint32", str(func.params[layout.param].name))
     rows = layout.groups * layout.outputs
     counts = tirx.decl_buffer((rows,), "int32", "weight_bits") if layout.counts else None
     params = list(func.params)

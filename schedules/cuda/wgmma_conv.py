@@ -91,7 +91,7 @@ def make(func: Any, arch: str, tile: Tile | None = None, *, blocks: int | None =
     """
     if arch != ARCH:
         raise NotElementwiseError(f"{arch} has no wgmma of bits")
-    gemm, epilogue, activations, weights, number = read_packed_layer(func)
+    gemm, epilogue, activations, number = read_packed_layer(func)
     plan = plan_of(gemm.problem, tile)
     layout = WeightLayout(
         number,
@@ -103,7 +103,7 @@ def make(func: Any, arch: str, tile: Tile | None = None, *, blocks: int | None =
         base=base_of(func),
         order=plan.patch.order,
     )
-    params, prepared, _, attrs = taking(func, layout, str(weights.name))
+    params, prepared, _, attrs = taking(func, layout)
     grid = blocks or plan.blocks, plan.column_tiles, layout.groups
     kernel = _Kernel(plan, grid[0], activations, prepared, epilogue)
     return e.build(params, attrs, e.Launch(grid, THREADS, kernel.emit))

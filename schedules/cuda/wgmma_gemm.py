@@ -91,7 +91,7 @@ def make(func: Any, arch: str, tile: Tile | None = None, blocks: int | None = No
     """
     if arch != ARCH:
         raise NotElementwiseError(f"{arch} has no wgmma of bits")
-    gemm, epilogue, activations, weights, number = read_packed_layer(func)
+    gemm, epilogue, activations, number = read_packed_layer(func)
     tile = tile or tile_for(gemm)
     if not tile.fits(gemm):
         raise NotElementwiseError(f"{tile} takes more than a multiprocessor has")
@@ -105,7 +105,7 @@ def make(func: Any, arch: str, tile: Tile | None = None, blocks: int | None = No
         swizzled=True,
         counts=True,
     )
-    params, prepared, counts, attrs = taking(func, layout, str(weights.name))
+    params, prepared, counts, attrs = taking(func, layout)
     grid = blocks or tile.shares(gemm), layout.outputs // tile.columns, gemm.problem.groups
     kernel = _Kernel(gemm, tile, grid[0], layout, activations, prepared, counts, epilogue)
     return e.build(params, attrs, e.Launch(grid, WARPGROUPS * WARPGROUP, kernel.emit))
