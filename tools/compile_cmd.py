@@ -40,6 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prefix", help="of the names in a freestanding OUT; model unless given", metavar="NAME"
     )
     add_compile_arguments(parser)
+    model_arg.add_trunk(parser)
     model_arg.add_records(parser)
     parser.add_argument("--dump-dir", metavar="DIR", help="write the module there after each phase")
 
@@ -82,6 +83,7 @@ def run(args: argparse.Namespace) -> Outcome:
         "num_threads": args.num_threads,
         "sign_zero": args.sign_zero,
         "stem": args.stem,
+        "trunk": args.trunk,
         "verify": args.verify,
         "records": model_arg.records_of(args),
     }

@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of this command."""
     model_arg.add_arguments(parser)
     model_arg.add_stem(parser)
+    model_arg.add_trunk(parser)
     parser.add_argument(
         "--sign-zero",
         choices=["+1"],
@@ -36,5 +37,6 @@ def run(args: argparse.Namespace) -> Outcome:
             example_inputs=source.example_inputs,
             sign_zero=args.sign_zero,
             stem=args.stem,
+            trunk=args.trunk,
         )
     return Outcome(str(report), report.to_json())

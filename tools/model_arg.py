@@ -103,6 +103,17 @@ def add_stem(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_trunk(parser: argparse.ArgumentParser) -> None:
+    """Add ``--trunk``."""
+    parser.add_argument(
+        "--trunk",
+        default="fp32",
+        metavar="FORMAT",
+        help="how floats between kernels of binary layers lie in a GPU's memory: fp32, or fp16, "
+        "which rounds each by at most 2^-11 of itself when it is stored",
+    )
+
+
 def is_compiled(name: str) -> bool:
     """Say whether MODEL names a model that `CompiledModel.save` wrote."""
     path = Path(name)

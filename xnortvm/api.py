@@ -28,6 +28,7 @@ from xnortvm.stem import check_stem, choose_stem
 from xnortvm.target import Target, resolve
 from xnortvm.transform.buildable import without_code
 from xnortvm.transform.kernel_rows import add_kernels, planned_activations
+from xnortvm.trunk import check_trunk, choose_trunk
 from xnortvm.tuning.find import choosing
 from xnortvm.tuning.kernels import kernels_of
 
@@ -51,6 +52,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     num_threads: int | None = None,
     sign_zero: str | None = None,
     stem: str = "exact",
+    trunk: str = "fp32",
     verify: bool | Sequence[Any] | None = None,
     records: Any = None,
     cuda_graph: bool = False,
@@ -83,6 +85,10 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
         with fewer products; ``"bf16"`` and ``"int8"`` round image and weights (the range of an
         int8 image is that of the example inputs) and need AVX512-BF16 and VNNI. The report states
         the error measured on the example inputs, and why a layer that does not fit stays exact.
+    trunk : {"fp32", "fp16"}
+        For CUDA targets: how floats that travel between kernels of binary layers, the residual
+        trunk above all, lie in memory. ``"fp16"`` halves their bytes; each value is rounded when it
+        is stored, by at most 2⁻¹¹ of itself, and beyond 65504 becomes an infinity.
     verify : bool or tuple of arrays, optional
         Run the compiled model and the source model, on these inputs or on the example inputs, and
         compare them layer by layer: the integers of binary layers exactly, floats by the bound of
@@ -108,7 +114,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     ModelError, UnsupportedOperatorError
         When the model cannot be imported.
     TargetError
-        When the target is unknown, or has no instructions for `stem`.
+        When the target is unknown, or has no instructions for `stem` or `trunk`.
     CompileError
         When a stage of the compiler fails.
     VerificationError
@@ -129,6 +135,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
     """
     resolved = resolve(target, num_threads=num_threads)
     check_stem(stem, resolved)
+    check_trunk(trunk, resolved)
     if cuda_graph and resolved.kind != "cuda":
         raise TargetError(
             f"cuda_graph=True is for GPUs and {resolved.name} is a CPU; leave it out, or name a "
@@ -147,6 +154,7 @@ def compile(  # noqa: A001 - as torch.compile and tvm.compile
         graph = verification.drop(lowered, exposed) if exposed else lowered
         graph = pipeline.run(graph, phases[-1:], dump_dir)
         graph = choose_stem(graph, stem, _arrays(imported, example_inputs), report)
+        graph = choose_trunk(graph, trunk, report)
         kernels = kernels_of(graph, resolved, choosing(records, resolved), dump_dir)
     add_kernels(report, kernels)
     _add_sources(report, imported)
@@ -180,6 +188,7 @@ def explain(
     dynamic_shapes: Any = None,
     sign_zero: str | None = None,
     stem: str = "exact",
+    trunk: str = "fp32",
 ) -> Report:
     """Say what would become binary and why the rest would not, without compiling.
 
@@ -188,7 +197,7 @@ def explain(
 
     Parameters
     ----------
-    model, target, example_inputs, dynamic_batch, dynamic_shapes, sign_zero, stem
+    model, target, example_inputs, dynamic_batch, dynamic_shapes, sign_zero, stem, trunk
         As in `compile`.
 
     Returns
@@ -197,13 +206,15 @@ def explain(
     """
     resolved = resolve(target)
     check_stem(stem, resolved)
+    check_trunk(trunk, resolved)
     report = _report(resolved)
     with collected() as unsupported, _timed(report, "import"):
         imported = _read(model, example_inputs, dynamic_batch, dynamic_shapes)
         unsupported += without_code(imported.mod, imported.sources)
     with _timed(report, "passes"):
         graph = pipeline.run(imported.mod, pipeline.graph_phases(report, _policy(sign_zero)))
-    choose_stem(graph, stem, _arrays(imported, example_inputs), report)
+    graph = choose_stem(graph, stem, _arrays(imported, example_inputs), report)
+    choose_trunk(graph, trunk, report)
     _add_sources(report, imported)
     report.unsupported = [asdict(operator) for operator in unsupported]
     return report

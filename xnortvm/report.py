@@ -27,7 +27,8 @@ class LayerRow:
     bytes_before, bytes_after : int
         Weights in float32, and as compiled (packed bits, tables and scales).
     bits_in, bits_out : str
-        What it reads and writes: "1" (packed bits), "32" (float), "32+1" (both).
+        What it reads and writes: "1" (packed bits), "32" (float), "32+1" (both); "16" for
+        floats that are stored as fp16.
     kernel, schedule : str
         The compiled kernel that computes it, and the schedule rule that made it.
     decided_by : str

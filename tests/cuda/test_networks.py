@@ -62,8 +62,8 @@ class Net(torch.nn.Module):
         return torch.softmax(self.last(x / 8), -1)
 
 
-@pytest.fixture(scope="module")
-def net() -> Net:
+def random_net() -> Net:
+    """Return the network with random weights and batch norms."""
     torch.manual_seed(3)
     made = Net().eval()
     with torch.no_grad():
@@ -74,6 +74,11 @@ def net() -> Net:
                 module.weight.normal_()
                 module.bias.normal_()
     return made
+
+
+@pytest.fixture(scope="module")
+def net() -> Net:
+    return random_net()
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])

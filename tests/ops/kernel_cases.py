@@ -131,9 +131,10 @@ def _epilogue(
     # Multiples of 1/8 keep the float arithmetic exact, whatever its order.
     scale = (rng.integers(-8, 8, channels) / 8).astype(np.float32)
     other = (rng.integers(-64, 64, expected.shape) / 8).astype(np.float32)
+    other = other.astype(np.float16) if kind == "fp16 trunk" else other
     s, r = _placeholder("s", scale), _placeholder("r", other)
     scaled = te.compute(acc.shape, lambda *i: acc(*i).astype("float32") * s(i[-1]), name="scaled")
-    added = te.compute(acc.shape, lambda *i: scaled(*i) + r(*i), name="added")
+    added = te.compute(acc.shape, lambda *i: scaled(*i) + r(*i).astype("float32"), name="added")
     value = expected.astype(np.float32) * scale + other
     packed = bitpack_te(added, groups=1, zero="+1", flavour=isa.pack)
     bits = reference.bitpack(value)
@@ -143,6 +144,9 @@ def _epilogue(
         return [s, r], [packed], [scale, other], [bits]
     if kind == "two outputs":
         return [s, r], [added, packed], [scale, other], [value, bits]
+    if kind == "fp16 trunk":
+        half = te.compute(acc.shape, lambda *i: added(*i).astype("float16"), name="half")
+        return [s, r], [half, packed], [scale, other], [value.astype(np.float16), bits]
     raise ValueError(kind)
 
 

@@ -27,7 +27,7 @@ def test_compile_passes_its_options_on(cli, fake, tmp_path: Path):
     cli(
         *("compile", "lenet", "-o", tmp_path / "x", "--target", "rpi4", "--num-threads", 4),
         *("--sign-zero=+1", "--no-verify", "--dump-dir", dump, "--batch", 3, "--input-size", 32),
-        *("--stem", "winograd"),
+        *("--stem", "winograd", "--trunk", "fp16"),
     )
     ((name, model, options),) = fake
     assert name == "compile"
@@ -39,6 +39,7 @@ def test_compile_passes_its_options_on(cli, fake, tmp_path: Path):
         "num_threads": 4,
         "sign_zero": "+1",
         "stem": "winograd",
+        "trunk": "fp16",
         "verify": False,
         "records": None,
         "dump_dir": str(dump),

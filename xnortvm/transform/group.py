@@ -20,6 +20,7 @@ from xnortvm._tvm import BlockBuilder, IRModule, ir, relax
 from xnortvm.graph.dataflow import (
     Builder,
     Graph,
+    dtype_of,
     is_const,
     layer_name,
     op_name,
@@ -51,6 +52,7 @@ REDUCTIONS = {
 
 #: Kinds of kernels that have weights.
 LAYER_KINDS = frozenset({"bconv2d", "bdense", "conv2d", "dense"})
+BINARY_KINDS = frozenset({"bconv2d", "bdense"})
 
 #: Operators that read a value of the anchor's shape and give packed bits.
 PACKS = frozenset({"relax.xnortvm.bitpack", "relax.xnortvm.threshold_pack"})
@@ -138,7 +140,9 @@ def _is_tensor_code(call: Any) -> bool:
 
 def _grow(graph: Graph, owner: dict[Any, Region], region: Region) -> None:
     shape = shape_of(region.anchor)
-    owner[region.anchor] = region
+    loaded = _widenings(graph, owner, region.anchor)
+    region.members = dict.fromkeys([*loaded, *region.members])
+    owner.update(dict.fromkeys([*loaded, region.anchor], region))
     if op_name(graph.value[region.anchor]) in PACKS:
         return
     started = False
@@ -148,7 +152,11 @@ def _grow(graph: Graph, owner: dict[Any, Region], region: Region) -> None:
             continue
         if not started or var in owner or not _fits(graph, region, call, var, shape):
             continue
-        added = [*_broadcast_operands(graph, owner, region, call, var), var]
+        added = [
+            *_broadcast_operands(graph, owner, region, call, var),
+            *_widenings(graph, owner, var),
+            var,
+        ]
         owner.update(dict.fromkeys(added, region))
         region.members.update(dict.fromkeys(added))
         if _is_cyclic(graph, owner, region):
@@ -162,7 +170,26 @@ def _fits(graph: Graph, region: Region, call: Any, var: Any, shape: Any) -> bool
         return False
     if op_name(call) in PACKS:
         return call.args[0] in region.members and shape_of(call.args[0]) == shape
-    return is_pointwise(call) and shape_of(var) == shape
+    # What widens belongs to the kernel that reads it: between the two there is half to carry.
+    return is_pointwise(call) and shape_of(var) == shape and not _widens(call)
+
+
+def _widenings(graph: Graph, owner: dict[Any, Region], var: Any) -> list[Any]:
+    """Operands of a call that are fp16 in memory and fp32 for this call alone: converted there."""
+    found = []
+    for arg in graph.value[var].args:
+        source = graph.value.get(arg) if isinstance(arg, relax.Var) else None
+        if _widens(source) and arg not in owner and graph.users[arg] == [var]:
+            found.append(arg)
+    return found
+
+
+def _widens(call: Any) -> bool:
+    """Whether a call makes fp32 of what is fp16 in memory."""
+    return op_name(call) == "relax.astype" and (
+        dtype_of(call.args[0]),
+        str(call.attrs.dtype),
+    ) == ("float16", "float32")
 
 
 def _broadcast_operands(

@@ -49,11 +49,14 @@ def _kernel_calls(mod: IRModule) -> list[Any]:
 
 
 def _bits(types: Any) -> str:
-    """ "32" for float outputs, "1" for packed bits, "32+1" for both."""
+    """ "32" for float outputs, "16" for those in fp16, "1" for packed bits, "32+1" for both."""
     fields = [f for ty in types for f in (ty.fields if isinstance(ty, relax.TupleType) else [ty])]
     packed = [str(f.dtype.dtype if hasattr(f.dtype, "dtype") else f.dtype) for f in fields]
-    kinds = dict.fromkeys("1" if dtype == "uint32" else "32" for dtype in packed)
-    return "+".join(sorted(kinds, reverse=True))
+    kinds = {_BITS.get(dtype, 32) for dtype in packed}
+    return "+".join(map(str, sorted(kinds, reverse=True)))
+
+
+_BITS = {"uint32": 1, "float16": 16}
 
 
 def planned_activations(mod: IRModule) -> int:

@@ -49,6 +49,19 @@ def difference(actual: Array, expected: Array) -> Array:
     return np.where(same, 0.0, np.where(np.isnan(apart), np.inf, apart))
 
 
+def misrounded(actual: Array, exact: Array, slack: Any) -> Array:
+    """Tell which values are no rounding of a number within `slack` of the exact one.
+
+    Rounding never falls as a number grows: what is right lies between the two ends, rounded.
+    """
+    with np.errstate(all="ignore"):
+        low, high = (np.add(exact, by, dtype=np.float64) for by in (-slack, slack))
+        low, high = low.astype(actual.dtype), high.astype(actual.dtype)
+        same = np.isnan(actual) & np.isnan(exact)
+        wrong: Array = ~((low <= actual) & (actual <= high) | same)
+    return wrong
+
+
 def shaken(values: Any, rng: np.random.Generator, terms: int = 1) -> Any:
     """Move every float by up to one unit in its last place; a sum of many terms by their root."""
     if isinstance(values, tuple):

@@ -19,11 +19,13 @@ from xnortvm.graph.accumulators import ACCUMULATORS
 from xnortvm.graph.dataflow import Graph, op_name, value_of, variables
 from xnortvm.runtime.trace import KernelCall
 from xnortvm.transform.group import PACKS, Region, find_regions, in_order, outputs_of
+from xnortvm.transform.half_trunk import is_rounding
 from xnortvm.verify.bounds import (
     NOISE,
     bound_of,
     described,
     difference,
+    misrounded,
     shaken,
 )
 from xnortvm.verify.integers import nearest, swept
@@ -118,6 +120,7 @@ class _Walk:
         self.calls = iter(calls)
         self.env: dict[Any, Any] = dict(zip(self.graph.params, inputs, strict=True))
         self.layers = {var: key for key, var, _ in packed_layers(self.graph)}
+        self.stored = {var for var, call in self.graph.calls() if is_rounding(call)}
         self.ran = Ran()
 
     def walk(self) -> Ran:
@@ -166,12 +169,11 @@ class _Walk:
         if floats:
             near = [self._moved(region, by) for by in (2, -2)]
             for i in floats:
-                var, actual = made[i], found[i]
+                var, actual = self._unrounded(made[i]), found[i]
                 wrong = nearest(actual, values[var], *(each[var] for each in near))
-                apart = difference(actual, values[var])
-                wrong &= apart > bound_of(values[var]) / 10
+                wrong &= _apart(actual, values[var], bound_of(values[var]) / 10)
                 if wrong.any():
-                    wrong &= apart > NOISE * self._noise(region, var, values)
+                    wrong &= _apart(actual, values[var], NOISE * self._noise(region, var, values))
                 if wrong.any():
                     raise _wrong(region, f"{int(wrong.sum())} of {wrong.size} integers differ")
             return
@@ -201,7 +203,7 @@ class _Walk:
     ) -> dict[Any, Any]:
         """Compute the variables of a region; with a generator, every float moved by rounding."""
         if rng is not None:
-            read = {v for m in members for v in variables(self.graph.value[m])}
+            read = {v for m in members for v in variables(self.graph.value[m])} - self.stored
             env.update((v, shaken(env[v], rng)) for v in read if v in env)
         for var in members:
             key = self.layers.get(var)
@@ -211,7 +213,9 @@ class _Walk:
                 value = self.interpreter.value(env, var)
                 if key is not None:
                     self.ran.accumulators[key] = value
-            env[var] = value if rng is None else shaken(value, rng, self.interpreter.terms(var))
+            if rng is not None and var not in self.stored:
+                value = shaken(value, rng, self.interpreter.terms(var))
+            env[var] = value
         return env
 
     def _compare(self, region: Region, var: Any, actual: Array, values: dict[Any, Any]) -> None:
@@ -219,6 +223,9 @@ class _Walk:
         call = self.graph.value[var]
         if op_name(call) in PACKS:
             self._compare_bits(region, call, actual, expected, values)
+            return
+        if var in self.stored:
+            self._compare_rounded(region, call.args[0], actual, values)
             return
         apart = difference(actual, expected)
         if expected.dtype.kind != "f":
@@ -230,6 +237,22 @@ class _Walk:
             wrong = apart > np.maximum(bound_of(expected), NOISE * self._noise(region, var, values))
         if wrong.any():
             raise _wrong(region, described(actual, expected, wrong, "values"))
+
+    def _compare_rounded(
+        self, region: Region, source: Any, actual: Array, values: dict[Any, Any]
+    ) -> None:
+        """Compare what is stored as fp16 with the roundings of what is right within the bound."""
+        exact = values[source]
+        wrong = _apart(actual, exact, bound_of(exact))
+        if wrong.any():
+            wrong &= _apart(actual, exact, NOISE * self._noise(region, source, values))
+        if wrong.any():
+            with np.errstate(over="ignore"):
+                rounded = exact.astype(actual.dtype)
+            raise _wrong(region, described(actual, rounded, wrong, "values"))
+
+    def _unrounded(self, var: Any) -> Any:
+        return self.graph.value[var].args[0] if var in self.stored else var
 
     def _compare_bits(
         self, region: Region, call: Any, actual: Array, expected: Array, values: dict[Any, Any]
@@ -266,6 +289,14 @@ class _Walk:
             moved = self._members(list(region.members), dict(self.env), np.random.default_rng(seed))
             noise = np.maximum(noise, difference(moved[var], base))
         return np.asarray(noise.max())
+
+
+def _apart(actual: Array, exact: Array, slack: Any) -> Array:
+    """Tell which values differ by more than `slack`, apart from the rounding to their own type."""
+    if actual.dtype != exact.dtype:
+        return misrounded(actual, exact, slack)
+    far: Array = difference(actual, exact) > slack
+    return far
 
 
 def _comparison(graph: Graph, pack: Any, anchor: Any) -> list[Array] | None:

@@ -21,6 +21,7 @@ from xnortvm.report import Report, Verification
 from xnortvm.runtime.interface import TensorSpec
 from xnortvm.runtime.module import CompiledModel
 from xnortvm.runtime.signature import inputs_of
+from xnortvm.transform.half_trunk import is_rounding
 from xnortvm.verify import data
 from xnortvm.verify.bounds import NOISE, bound_of, described, difference, largest
 from xnortvm.verify.expose import Exposed
@@ -295,7 +296,7 @@ class _Comparison:
         )
 
     def _report_kernels(self, ran: Ran, rounded: list[str]) -> None:
-        """Say what was compared where a method of the stem rounds more than floats do."""
+        """Say what was compared where stem= or trunk= rounds more than floats do."""
         layers = len({name for name, _ in ran.accumulators})
         self.report.verification = Verification(
             inputs=self.what,
@@ -310,7 +311,7 @@ class _Comparison:
         self.report.notes.append(
             f"verified on {self.what}: every kernel agrees with NumPy on what it read, and the "
             f"integers of {layers} binary layers are exact; outputs were not compared with "
-            f"{self.twin.framework}, because {', '.join(rounded)} is rounded by stem="
+            f"{self.twin.framework}, because {' and '.join(rounded)}"
         )
 
     def _report(self, ran: Ran, replay: Replay, whole: str) -> None:
@@ -349,9 +350,13 @@ class _Comparison:
 
 
 def _rounded(mod: IRModule) -> list[str]:
-    """Return the layers of the stem whose method rounds more than float32 does."""
-    calls = [call for _, call in Graph(mod["main"]).calls() if op_name(call) == STEM_CONV2D]
-    return [str(c.attrs["layer"]) for c in calls if str(c.attrs["method"]) in ROUNDING]
+    """Say what is rounded more than float32 is: layers of the stem, the trunk."""
+    calls = [call for _, call in Graph(mod["main"]).calls()]
+    stem = [call for call in calls if op_name(call) == STEM_CONV2D]
+    names = [str(c.attrs["layer"]) for c in stem if str(c.attrs["method"]) in ROUNDING]
+    why = [f"{', '.join(names)} is rounded by stem="] if names else []
+    trunk = ["what travels between kernels is rounded by trunk="]
+    return why + (trunk if any(map(is_rounding, calls)) else [])
 
 
 def _flat(values: Any) -> list[Array]:
