@@ -9,6 +9,7 @@ import io
 import json
 import logging
 import lzma
+import math
 import os
 import shutil
 import tarfile
@@ -202,6 +203,7 @@ def _add_case(
     bound = 0.0
     if example is not None:
         bundle.files[_example_file(case)], bound = example
+        bound = bound if case.compared else math.inf
     add = partial(_add_model, bundle, case, source, target, bound)
     used = first = add()
     left_out: set[str] = set()

@@ -7,6 +7,8 @@ python3 -m parts.network BUNDLE RESULT.json
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +35,8 @@ def measure(entry: Entry) -> dict[str, Any]:
     whole = model.benchmark(inputs, repeats=20)
     clock = clock_for(entry.row["arch"])
     kernels = []
-    for symbol, function, tensors in model.live_calls(inputs):
+    calls = model.live_calls(inputs)
+    for symbol, function, tensors in calls:
         seconds, how = clock.time(lambda f=function, t=tensors: f(*t))  # type: ignore[misc]
         about = entry.row["kernels"].get(symbol, {})
         kernels.append({"kernel": symbol, "seconds": seconds, "how": how, **about})
@@ -41,17 +44,27 @@ def measure(entry: Entry) -> dict[str, Any]:
     total = sum(row["seconds"] for row in kernels)
     slowest = total or whole.median_ms / 1e3
     binary = sum(row["seconds"] for row in kernels if row.get("binary"))
+    body = body_of(calls, [bool(row.get("binary")) for row in kernels])
+    together = clock.time(lambda: [f(*t) for _, f, t in body]) if body else None
     return {
         "batch": batch,
-        "fits": all(d.fits for d in differences),
+        "fits": all(d.fits for d in differences) if isfinite(entry.row["bound"]) else None,
         "largest": max(d.largest for d in differences),
         "bound": entry.row["bound"],
         "call_seconds": whole.median_ms / 1e3,
         "kernel_seconds": total,
         "binary_seconds": binary,
+        "body_seconds": together.seconds if together else 0.0,
+        "body_how": together.how if together else "",
         "images_per_second": batch / slowest,
         "kernels": kernels,
     }
+
+
+def body_of(calls: Sequence[Any], binary: Sequence[bool]) -> Sequence[Any]:
+    """Return the calls from the first binary layer to the last: no stem, no classifier."""
+    places = [place for place, is_binary in enumerate(binary) if is_binary]
+    return calls[places[0] : places[-1] + 1] if places else []
 
 
 def main() -> int:

@@ -142,18 +142,34 @@ def _time_rows(rows: dict[str, Any], result: dict[str, Any]) -> list[str]:
     return note + grid(head, cells)
 
 
-def _network_rows(rows: dict[str, Any], _result: dict[str, Any]) -> list[str]:
+#: An fp16 trunk is not compared: see docs/cuda.md.
+_FITS = {True: "right", None: "not compared"}
+
+
+def _fp16_body(batch: int | None, result: dict[str, Any]) -> str:
+    """Return what PyTorch takes for the same body in fp16: the faster of eager and compiled."""
+    found = []
+    for how in ("network", "compiled"):
+        rows = result["parts"].get(f"torch:{how}", {}).get("rows", {})
+        seconds = rows.get(f"fp16 batch {batch}", {}).get("body", {}).get("seconds")
+        found += [(seconds, {"network": "eager"}.get(how, how))] if seconds else []
+    return f"{min(found)[0] * 1e6:,.0f} {min(found)[1]}" if found else "-"
+
+
+def _network_rows(rows: dict[str, Any], result: dict[str, Any]) -> list[str]:
     def cells(name: str, row: dict[str, Any]) -> Sequence[Any]:
         if "fits" not in row:
-            return name, row["target"], _said(row), *["-"] * 4
+            return name, row["target"], _said(row), *["-"] * 6
         return (
             *(name, row["target"]),
-            "right" if row["fits"] else f"WRONG by {row['largest']:.1g}",
-            *(f"{row[key] * 1e6:,.0f}" for key in _NETWORK_TIMES),
+            _FITS.get(row["fits"]) or f"WRONG by {row['largest']:.1g}",
+            *(f"{row[key] * 1e6:,.0f}" if row.get(key) else "-" for key in _NETWORK_TIMES),
+            _fp16_body(row.get("batch"), result),
             f"{row['images_per_second']:,.0f}" if row["images_per_second"] else "-",
         )
 
-    head = ("network", "target", "outputs", "call µs", "kernels µs", "binary µs", "images/s")
+    times = "call µs", "kernels µs", "binary µs", "body µs"
+    head = ("network", "target", "outputs", *times, "body in fp16 µs", "images/s")
     return grid(head, [cells(*item) for item in rows.items()])
 
 
@@ -175,7 +191,7 @@ def _tune_rows(rows: dict[str, Any], _result: dict[str, Any]) -> list[str]:
     return grid(head, [cells(*item) for item in rows.items()])
 
 
-_NETWORK_TIMES = ("call_seconds", "kernel_seconds", "binary_seconds")
+_NETWORK_TIMES = ("call_seconds", "kernel_seconds", "binary_seconds", "body_seconds")
 
 
 def _torch_rows(rows: dict[str, Any], _result: dict[str, Any]) -> list[str]:
