@@ -36,9 +36,11 @@ SHAPES: dict[str, dict[str, Conv]] = {
     "direct": {**CONVS, "depthwise": Conv(24, 24, (5, 7), groups=24), "zeros": Conv(masked=True)},
     "wgmma_conv": PATCHES,
 }
-#: Kernels in which ptxas keeps few registers, for more blocks, and puts one pair into memory once,
-#: before the loop.
-TIGHT = {("mma_and", "dilation, padding by -1"): {"LDL": 1, "STL": 1}}
+#: Kernels in which ptxas keeps few registers, for more blocks, and puts one pair into memory once.
+TIGHT = dict.fromkeys(
+    [("mma_and", "dilation, padding by -1"), ("mma_and", "batch 8, K = 4608")],
+    {"LDL": 1, "STL": 1},
+)
 ROWS = {"batch 1": (1, 300, 33), "3 rows": (3, 4608, 64)}
 
 
