@@ -376,9 +376,9 @@ def test_a_dynamic_batch_is_verified_sample_by_sample(monkeypatch: pytest.Monkey
 
 
 def test_a_sample_that_a_batch_gets_wrong_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    from xnortvm.runtime import module
+    from xnortvm.runtime import running
 
-    real = module.run_samples
+    real = running.run_samples
 
     def run_samples(*given: Any) -> Any:
         outputs = real(*given)
@@ -386,6 +386,6 @@ def test_a_sample_that_a_batch_gets_wrong_is_found(monkeypatch: pytest.MonkeyPat
             output[2:] += 1
         return outputs
 
-    monkeypatch.setattr(module, "run_samples", run_samples)
+    monkeypatch.setattr(running, "run_samples", run_samples)
     with pytest.raises(VerificationError, match="sample 2 of a batch of 3 differs"):
         xnortvm.compile(Chain(), example_inputs=X, dynamic_batch=True)
