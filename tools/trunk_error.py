@@ -2,6 +2,10 @@
 """What ``trunk="fp16"`` does to the outputs of a network, in NumPy with the kernels' rounding.
 
     python -m xnortvm.tools.trunk_error resnet18 --size 64 --images 8
+    python -m xnortvm.tools.trunk_error run/model.safetensors --data shapes --images 200
+
+A network by name has random weights and inputs; a checkpoint of ``xnortvm train`` is given test
+images of its data, and the classes that are right are counted, too.
 
 The network is evaluated with its trunk in fp32 and in fp16: what differs, of the largest output,
 and how many of the signs that packed layers read. A sign that lies within rounding of 0 may be
@@ -17,10 +21,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 
 from xnortvm import api, models
 from xnortvm._tvm import IRModule
+from xnortvm.errors import XnortvmError
 from xnortvm.graph.dataflow import op_name
+from xnortvm.models.training import load_data
 from xnortvm.ops import unpack
 from xnortvm.transform.group import PACKS
 from xnortvm.transform.half_trunk import halve_trunk
@@ -32,26 +39,50 @@ Array = np.ndarray[Any, Any]
 def main(argv: Sequence[str] | None = None) -> int:
     """Run as a command."""
     parser = argparse.ArgumentParser(prog="python -m xnortvm.tools.trunk_error")
-    parser.add_argument("model", choices=sorted(models.MODELS))
+    parser.add_argument("model", help="a network by name, or a checkpoint of xnortvm train")
+    parser.add_argument("--data", default="digits", help="whose test images a checkpoint is given")
     parser.add_argument("--size", type=int, help="of the image, in place of the network's own")
     parser.add_argument("--images", type=int, default=4)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="of random weights and inputs")
     args = parser.parse_args(argv)
-    options = {"input_size": args.size} if args.size else {}
-    network = models.build(args.model, **options).eval()
-    models.randomize_(network, seed=args.seed)
-    image = models.random_input(network, batch=args.images, seed=args.seed)
-    print(json.dumps(compared(api.lower(network, example_inputs=image), [image.numpy()])))
+    try:
+        network, image, labels = _random(args) if args.model in models.MODELS else _trained(args)
+    except XnortvmError as error:
+        parser.error(str(error))
+    graph = api.lower(network, example_inputs=image)
+    print(json.dumps(compared(graph, [image.numpy()], labels)))
     return 0
 
 
-def compared(graph: IRModule, inputs: list[Array]) -> dict[str, Any]:
+def _random(args: argparse.Namespace) -> tuple[Any, Any, None]:
+    options = {"input_size": args.size} if args.size else {}
+    network = models.build(args.model, **options).eval()
+    models.randomize_(network, seed=args.seed)
+    return network, models.random_input(network, batch=args.images, seed=args.seed), None
+
+
+def _trained(args: argparse.Namespace) -> tuple[Any, Any, Array]:
+    test = load_data(args.data, input_size=args.size).test
+    chosen = torch.arange(min(args.images, len(test.labels)))
+    return models.load(args.model), test.batch(chosen, None), test.labels[chosen].numpy()
+
+
+def compared(graph: IRModule, inputs: list[Array], labels: Array | None = None) -> dict[str, Any]:
     """Return how far the outputs and signs of a network are from those with a trunk in fp32."""
     halved, stored = halve_trunk(graph)
     right, signs, _ = evaluated(graph, inputs)
     free, taken, total = evaluated(halved, inputs)
     same, _, _ = evaluated(halved, inputs, signs)
     largest = float(np.abs(right).max())
+    outputs = {"fp32": right, "fp16": free}
+    correct = (
+        {}
+        if labels is None
+        else {
+            f"right_with_{name}": int((logits.argmax(-1) == labels).sum())
+            for name, logits in outputs.items()
+        }
+    )
     return {
         "tensors": len(stored),
         "signs": total,
@@ -61,6 +92,7 @@ def compared(graph: IRModule, inputs: list[Array]) -> dict[str, Any]:
         "largest_difference": float(np.abs(free - right).max()) / largest,
         "on_the_same_signs": float(np.abs(same - right).max()) / largest,
         "same_top_1": int((free.argmax(-1) == right.argmax(-1)).sum()),
+        **correct,
         "of": len(right),
     }
 

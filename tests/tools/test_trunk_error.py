@@ -7,6 +7,7 @@ import json
 
 import pytest
 
+from xnortvm.models import CHECKPOINTS
 from xnortvm.tools.trunk_error import main
 
 
@@ -18,3 +19,24 @@ def test_rounding_alone_is_small_and_signs_are_counted(capsys: pytest.CaptureFix
     assert found["signs_that_differ"] < found["signs"] / 10
     assert 0 < found["on_the_same_signs"] < 0.01
     assert found["of"] == 1
+
+
+def test_a_checkpoint_is_given_its_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(CHECKPOINTS / "digits"), "--images", "30"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tensors"] == 2
+    assert 27 <= found["right_with_fp32"] <= found["of"] == 30
+    assert abs(found["right_with_fp16"] - found["right_with_fp32"]) <= 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["no-such-file.safetensors"], [str(CHECKPOINTS / "digits"), "--data", "dogits"]]
+)
+def test_what_is_not_there_is_said(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    error = capsys.readouterr().err
+    assert "error: " in error
+    assert "Traceback" not in error
