@@ -58,11 +58,12 @@ class Margin(NamedTuple):
 #: Working loops are what the time goes into; around them LLVM may shuffle a little.
 MARGINS = {"cost": Margin(0.02, 0.5), "spills": Margin(0.0, 2.0), "around": Margin(0.10, 20.0)}
 
-#: The same for modelled costs, which have no noise; the absolute part is for kernels of no size.
+#: The same for modelled costs; the absolute part is for kernels of no size. Instructions have no
+#: noise; which lines of a cache meet depends on addresses, and so on the kernels beside one.
 COST_MARGINS = {
     "instructions": Margin(0.005, 20.0),
     "cycles": Margin(0.02, 20.0),
-    "l1_misses": Margin(0.10, 20.0),
+    "l1_misses": Margin(0.25, 20.0),
     "spills": Margin(0.0, 0.0),
 }
 

@@ -301,8 +301,10 @@ class _Kernel:
         columns = Columns.of(
             gemm.problem, self.lane, self.group, column, tile.columns, tile.block[1]
         )
+        added = None
         if self.counts is not None:
-            self._join_bits(columns)
+            self._join_bits()
+            added = self.counts, self.group * self.layout.outputs
         row = e.let("lane_row", self.first_row + self.warp_row + tirx.floordiv(self.lane, 4))
 
         def count(r: Any, eight: Any, half: Any) -> Any:
@@ -311,26 +313,20 @@ class _Kernel:
             value = e.i32(e.load(self.sums, number))
             if self.counts is None:
                 return value
-            weight = e.load(self.weight_bits, eight * 2 + half)
-            return e.i32(e.load(self.bits, r)) + weight - value * 2
+            return e.i32(e.load(self.bits, r)) - value * 2
 
         exact = gemm.rows % tile.block[0] == 0
 
         def pixel(r: Any) -> tuple[tuple[Any, ...], Any]:
             return pixel_of_row(gemm.problem, row + r * 8, exact)
 
-        store_sums(self.epilogue, columns, Sums(tile.rows // 8, pixel, count))
+        store_sums(self.epilogue, columns, Sums(tile.rows // 8, pixel, count, added))
 
-    def _join_bits(self, columns: Columns) -> None:
-        """Add up the bits of a row that the four lanes of a quad counted; load |w|."""
+    def _join_bits(self) -> None:
+        """Add up the bits of a row that the four lanes of a quad counted."""
         other = e.registers("other", 1)
         with e.unroll("r", self.tile.rows // 8) as r:
             for bits in (1, 2):
                 e.store(other, e.load(self.bits, r), 0)
                 e.shuffle_xor(other, 0, 0, bits)
                 e.store(self.bits, e.load(self.bits, r) + e.load(other, 0), r)
-        self.weight_bits = e.registers("weight_bits_", columns.eights * 2, "int32")
-        first = self.group * self.layout.outputs
-        with e.unroll("eight", columns.eights) as eight, e.unroll("half", 2) as half:
-            bits = e.load(self.counts, columns.local(eight, half) + first)
-            e.store(self.weight_bits, bits, eight * 2 + half)

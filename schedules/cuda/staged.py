@@ -72,10 +72,11 @@ class Mover:
             place, pointer = self.shared.address(to * 4), e.address(e.at(buffer, safe))
             e.ptx(f"cp.async.{cache}.shared.global", place, pointer, size * 4, read)
             return
-        value = e.vector(buffer, safe, size)
+        # Sources are multiples of the size, which TVM has to see: else it loads word by word.
+        value = e.vector(buffer, (safe >> size.bit_length() - 1) * size, size)
         if inside is not True:
-            zero = e.u32(0) if size == 1 else tirx.Broadcast(e.u32(0), size)
-            value = tirx.if_then_else(inside, value, zero)
+            kept = e.let("kept", tirx.Select(inside, e.u32(0xFFFFFFFF), e.u32(0)))
+            value = value & (kept if size == 1 else tirx.Broadcast(kept, size))
         self.shared.store(to if size == 1 else tirx.Ramp(to, e.i32(1), size), value)
 
     def commit(self) -> None:
