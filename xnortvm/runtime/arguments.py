@@ -247,14 +247,6 @@ def _is_on_gpu(tensor: Any) -> bool:
     return str(getattr(device, "type", "")) == "cuda"
 
 
-def _can_be_borrowed(value: Any) -> bool:
-    if _is_torch(value):
-        return bool(value.is_contiguous()) and value.data_ptr() % ALIGNMENT == 0
-    flags = value.flags
-    # NumPy does not lend read-only memory.
-    return bool(flags.c_contiguous and flags.writeable) and value.ctypes.data % ALIGNMENT == 0
-
-
 def _is_torch(value: Any) -> bool:
     # Nobody has a torch tensor without having imported torch.
     torch = sys.modules.get("torch")
